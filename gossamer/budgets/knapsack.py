@@ -1,0 +1,121 @@
+"""Knapsack: the least total predicted loss within the budget, with a proven bound.
+
+Choosing one option a site under one limit is the multiple-choice knapsack problem (Sinha & Zoltners 1979). Its linear
+relaxation is solved on the lower convex hulls of the curves; the slope where the budget runs out prices the budget.
+An option whose loss at that price exceeds its site's best by more than the gap between the relaxation and a
+rounded-down solution cannot be part of any better one, so a small core remains, which HiGHS solves to optimality.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_matrix
+
+from gossamer.budgets._base import Allocator, affordable
+from gossamer.vocabulary import Allocation, Curve, Option, Unit
+
+SECONDS = 1.0
+"""For the core problem; the bound holds whether or not it is solved to the end."""
+
+
+class Knapsack(Allocator):
+    """`bound` of its allocation is the relaxation's loss, which no allocation within the limit beats."""
+
+    def allocate(self, curves: Sequence[Curve], limit: int, unit: Unit) -> Allocation:
+        affordable(curves, limit, unit)
+        dense = {curve.site: curve.dense for curve in curves}
+        if sum(o.cost.of(unit) for o in dense.values()) <= limit and not any(o.error for o in dense.values()):
+            return Allocation(choices=dense, bound=0.0)
+        picks, price, bound = _relaxed(curves, limit, unit)
+        total = sum(curve.options[i].error for curve, i in zip(curves, picks, strict=True))
+        best = _core(curves, limit, unit, price, total - bound) or picks
+        if sum(c.options[i].error for c, i in zip(curves, best, strict=True)) > total:
+            best = picks
+        choices = {curve.site: curve.options[i] for curve, i in zip(curves, best, strict=True)}
+        return Allocation(choices=choices, bound=bound)
+
+
+def _hull(options: Sequence[Option], unit: Unit) -> list[int]:
+    """Indices of the lower convex hull of (cost, error), by ascending cost and falling error."""
+    hull: list[int] = []
+    for i in sorted(range(len(options)), key=lambda i: (options[i].cost.of(unit), options[i].error)):
+        if hull and options[i].error >= options[hull[-1]].error:
+            continue
+        while len(hull) > 1 and _slope(options, hull[-2], hull[-1], unit) <= _slope(options, hull[-1], i, unit):
+            hull.pop()
+        hull.append(i)
+    return hull
+
+
+def _slope(options: Sequence[Option], a: int, b: int, unit: Unit) -> float:
+    """Loss saved per unit spent in going from option a to option b."""
+    return (options[a].error - options[b].error) / (options[b].cost.of(unit) - options[a].cost.of(unit))
+
+
+def _relaxed(curves: Sequence[Curve], limit: int, unit: Unit) -> tuple[list[int], float, float]:
+    """(a feasible choice of option indices, the budget's price, the relaxation's loss)."""
+    hulls = [_hull(curve.options, unit) for curve in curves]
+    steps = sorted(
+        (-_slope(curves[s].options, a, b, unit), s, k)
+        for s, hull in enumerate(hulls)
+        for k, (a, b) in enumerate(zip(hull, hull[1:], strict=False), start=1)
+    )
+    at = [hull[0] for hull in hulls]
+    spent = sum(c.options[i].cost.of(unit) for c, i in zip(curves, at, strict=True))
+    loss = sum(c.options[i].error for c, i in zip(curves, at, strict=True))
+    price, bound, blocked = 0.0, None, set()
+    for slope, s, k in steps:
+        old, new = curves[s].options[hulls[s][k - 1]], curves[s].options[hulls[s][k]]
+        extra = new.cost.of(unit) - old.cost.of(unit)
+        if s in blocked:
+            continue
+        if spent + extra > limit:
+            if bound is None:
+                bound, price = loss + slope * (limit - spent), -slope
+            blocked.add(s)
+            continue
+        spent, loss, at[s] = spent + extra, loss + new.error - old.error, hulls[s][k]
+    return at, price, loss if bound is None else bound
+
+
+def _core(curves: Sequence[Curve], limit: int, unit: Unit, price: float, gap: float) -> list[int] | None:
+    """The best choice among the options that the gap does not rule out; None where HiGHS finds none in time."""
+    site, option, cost, error = [], [], [], []
+    for s, curve in enumerate(curves):
+        priced = [o.error + price * o.cost.of(unit) for o in curve.options]
+        for i, value in enumerate(priced):
+            if value <= min(priced) + gap + 1e-12:
+                site.append(s)
+                option.append(i)
+                cost.append(curve.options[i].cost.of(unit))
+                error.append(curve.options[i].error)
+    if gap <= 0:
+        return None
+    n = len(site)
+    one_each = coo_matrix((np.ones(n), (site, range(n))), shape=(len(curves), n))
+    scale = float(limit) or 1.0
+    result = milp(
+        c=np.asarray(error) / gap,
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(np.asarray(cost)[None] / scale, -np.inf, limit / scale),
+        ],
+        integrality=np.ones(n),
+        bounds=Bounds(0, 1),
+        options={"time_limit": SECONDS, "mip_rel_gap": 1e-6},
+    )
+    if result.x is None:
+        return None
+    return _checked(result.x, site, option, cost, limit)
+
+
+def _checked(
+    x: NDArray[np.float64], site: Sequence[int], option: Sequence[int], cost: Sequence[int], limit: int
+) -> list[int] | None:
+    """The choice in x, unless the solver's tolerances let it exceed the limit."""
+    chosen = {site[j]: j for j in np.flatnonzero(x > 0.5)}
+    if sum(cost[j] for j in chosen.values()) > limit:
+        return None
+    return [option[chosen[s]] for s in sorted(chosen)]

@@ -1,0 +1,38 @@
+"""A compressed model for tools that have never heard of gossamer."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gossamer.checkpoints.plugin import expressions_of
+from gossamer.checkpoints.saving import free_output, weights_bytes, whole
+from gossamer.errors import ModelError
+
+
+def to_dense(model: Any, tokenizer: Any, path: Path) -> None:
+    """Write a stock folder: every expression multiplied out, the architecture's own type and weight names.
+
+    Raises `ModelError` for a model that carries no expression.
+    """
+    carried = expressions_of(model)
+    if not carried:
+        raise ModelError("The model is dense already; there is nothing to export.")
+    config = copy.deepcopy(model.config)
+    stock = config.__class__.__mro__[1]
+    config.__class__ = stock
+    del config.quantization_config
+    dense = type(model)(config).to(dtype=model.dtype)
+    state = {k: v for k, v in model.state_dict().items() if not any(k.startswith(f"{n}.expression.") for n in carried)}
+    for name, expression in carried.items():
+        target = dense.get_submodule(name)
+        weight = expression.dense().detach()
+        state[f"{name}.weight"] = weight if isinstance(target, nn.Linear) else weight.T.contiguous()
+    dense.load_state_dict(state)
+    dense.tie_weights()
+    free_output(path, weights_bytes(dense))
+    with whole(path) as folder:
+        dense.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)

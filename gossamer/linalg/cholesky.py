@@ -1,0 +1,21 @@
+"""A triangular square root that exists for every second moment that rounding or too few samples can produce."""
+
+import torch
+from torch import Tensor
+
+
+def safe_cholesky(matrix: Tensor) -> Tensor:
+    """Lower triangular L with L Lᵀ = matrix, plus the least jitter that makes the factorization succeed.
+
+    `matrix` (n × n, float64) is symmetric and positive semidefinite up to rounding. The jitter starts at zero and
+    grows from 1e-14 of the mean diagonal; a zero matrix gets the root of a tiny multiple of the identity.
+    """
+    n = matrix.shape[0]
+    scale = float(matrix.diagonal().mean().clamp_min(0)) or 1.0
+    eye = torch.eye(n, dtype=matrix.dtype, device=matrix.device)
+    jitter = 0.0
+    while True:
+        root, info = torch.linalg.cholesky_ex(matrix + jitter * scale * eye)
+        if not int(info):
+            return root
+        jitter = max(jitter * 10, 1e-14)

@@ -1,0 +1,4 @@
+"""What an error in a weight costs."""
+
+from gossamer.metrics._base import KroneckerMetric as KroneckerMetric
+from gossamer.metrics._base import Metric as Metric

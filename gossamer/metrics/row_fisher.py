@@ -1,0 +1,22 @@
+"""Row Fisher: ½ Σ_j f_j ‖ΔW e_j‖², with f the Fisher information of each input feature summed over outputs.
+
+Source: FWSVD (Hsu et al. 2022, arXiv 2207.00112); its "row" is a row of the weight in the layout x W, a column here.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from gossamer.metrics._base import KroneckerMetric, damped
+from gossamer.vocabulary import Shape
+
+
+class RowFisher(KroneckerMetric):
+    """Inputs weighted by their summed diagonal Fisher; a diagonal A, no G."""
+
+    needs = ("fisher_rows",)
+
+    @classmethod
+    def weigh(cls, shape: Shape, statistics: Mapping[str, Tensor]) -> "RowFisher":
+        # The sum over the m outputs becomes a mean, so that the unit is that of the diagonal Fisher.
+        return cls(output=None, input=damped(statistics["fisher_rows"].diag() / shape[0], 1e-5))

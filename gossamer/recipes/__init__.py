@@ -1,0 +1,1 @@
+"""The streets: the only code that knows every room."""

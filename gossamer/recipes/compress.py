@@ -1,0 +1,279 @@
+"""The main street: open → measure → weigh → price → allocate → solve → install → judge → save."""
+
+import copy
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gossamer import budgets, data, discover, sites, solvers
+from gossamer.budgets import Allocator
+from gossamer.budgets._base import affordable
+from gossamer.checkpoints import plugin, saving
+from gossamer.checkpoints.opening import Opened
+from gossamer.checkpoints.store import read_json, read_tensors
+from gossamer.data import Windows
+from gossamer.errors import PlanError
+from gossamer.evaluation import fidelity
+from gossamer.evaluation.memory import peak_bytes
+from gossamer.evaluation.sample import sample
+from gossamer.recipes.pricing import Priced, factors_path, identity_of, menu, price_model, structure, weight_of
+from gossamer.vocabulary import (
+    NO_COST,
+    Budget,
+    Cost,
+    Curve,
+    Option,
+    Plan,
+    PlanFile,
+    Progress,
+    Report,
+    Settings,
+    Site,
+    silent,
+)
+
+BASELINE = "uniform"
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What came out: the model, its tokenizer, the plan it was made by, and the report."""
+
+    model: Any
+    tokenizer: Any
+    plan: Plan
+    report: Report
+
+
+def compress(
+    model: str,
+    budget: Budget,
+    out: Path | str | None = None,
+    settings: Settings | None = None,
+    *,
+    allocator: str = "knapsack",
+    test: str | None = None,
+    work: Path | None = None,
+    progress: Progress = silent,
+) -> Compressed:
+    """Compress the model named `model` to `budget`, and save it in the new folder `out` where one is given.
+
+    The plan competes with the uniform one on held-out text (or on the text `test`), and the better is kept.
+    Raises a `GossamerError` that says what to do; nothing is left half-written.
+    """
+    priced = _price(model, budget, settings or Settings(), out, work, progress)
+    plan = make_plan(priced, budget, allocator)
+    rival = make_plan(priced, budget, BASELINE) if allocator != BASELINE else None
+    return carry_out(priced, plan, out, rival=rival, test=test, progress=progress)
+
+
+def plan(
+    model: str,
+    budget: Budget,
+    settings: Settings | None = None,
+    *,
+    allocator: str = "knapsack",
+    work: Path | None = None,
+    progress: Progress = silent,
+) -> Plan:
+    """The plan alone, to be read, edited and given to `apply`."""
+    return make_plan(_price(model, budget, settings or Settings(), None, work, progress), budget, allocator)
+
+
+def apply(
+    path: Path, out: Path | str | None, *, test: str | None = None, work: Path | None = None, progress: Progress = silent
+) -> Compressed:
+    """Carry out a plan file. Raises `PlanError` where it was made for another model or names what does not exist."""
+    file = PlanFile.parse(read_json(path))
+    if out is not None:
+        saving.free_output(Path(out), 0)
+
+    def same(opened: Opened, found: Sequence[Site]) -> None:
+        if opened.digest != file.digest:
+            raise PlanError(
+                f"{path} was made for a model with digest {file.digest}, and {file.model} has {opened.digest}; "
+                "make a new plan with 'gossamer plan'."
+            )
+
+    priced = price_model(file.model, file.settings, work=work, check=same, progress=progress)
+    curves = {curve.site: curve for curve in priced.curves}
+    strangers = sorted(set(file.choices) ^ set(curves))
+    if strangers:
+        raise PlanError(f"{path} and the model do not name the same layers; {strangers[0]} is in one of them only.")
+    choices = {site: curves[site].find(*choice) for site, choice in file.choices.items()}
+    made = _plan(priced, file.budget, file.allocator, choices, 0.0)
+    return carry_out(priced, made, out, rival=None, test=test, progress=progress)
+
+
+def _price(
+    model: str, budget: Budget, settings: Settings, out: Path | str | None, work: Path | None, progress: Progress
+) -> Priced:
+    """`price_model`, after checking what can be checked before the slow part."""
+    if out is not None:
+        saving.free_output(Path(out), 0)
+
+    def feasible(opened: Opened, found: Sequence[Site]) -> None:
+        itemsize = next(opened.model.parameters()).dtype.itemsize
+        curves = [
+            Curve(
+                site=s.name,
+                options=tuple(
+                    Option(structure=form.name, size=size, cost=cost, error=0.0)
+                    for form, size, cost in menu(s, settings.structures, itemsize)
+                ),
+            )
+            for s in found
+        ]
+        affordable(curves, _limit(opened, curves, budget), budget.unit)
+        if out is not None:
+            saving.free_output(Path(out), _expected_bytes(opened, curves, budget))
+
+    return price_model(model, settings, work=work, check=feasible, progress=progress)
+
+
+def _expected_bytes(opened: Opened, curves: Sequence[Curve], budget: Budget) -> int:
+    dense = sum((c.dense.cost for c in curves), NO_COST)
+    fixed = _total(opened.model).bytes - dense.bytes
+    return fixed + int(dense.bytes * _limit(opened, curves, budget) / dense.of(budget.unit))
+
+
+def _limit(opened: Opened, curves: Sequence[Curve], budget: Budget) -> int:
+    dense = sum((c.dense.cost for c in curves), NO_COST)
+    return budget.limit(dense.of(budget.unit), _total(opened.model).of(budget.unit) - dense.of(budget.unit))
+
+
+def _total(model: Any) -> Cost:
+    """The whole model: all its parameters once, its tensors' bytes, and the multiply-adds of its linear layers.
+
+    Attention's own multiply-adds depend on the length of the context and are not counted.
+    """
+    kinds = discover.catalogue(sites, sites.Host)  # type: ignore[type-abstract]
+    macs = 0
+    for module in model.modules():
+        if isinstance(module, sites.Carrier):
+            macs += module.expression.macs()
+        elif any(kind.matches(module) for kind in kinds.values()):
+            macs += module.weight.numel()
+    return Cost(params=sum(p.numel() for p in model.parameters()), bytes=saving.weights_bytes(model), macs=macs)
+
+
+def make_plan(priced: Priced, budget: Budget, allocator: str) -> Plan:
+    """The allocator's plan for a budget, from curves alone."""
+    curves: Sequence[Curve] = priced.curves
+    limit = _limit(priced.opened, curves, budget)
+    chooser = discover.load(budgets, allocator, Allocator)()  # type: ignore[type-abstract]
+    if priced.settings.tie:
+        groups = {site.name: site.reads for site in priced.sites}
+        allocation = chooser.allocate(budgets.tied(curves, groups), limit, budget.unit)
+        allocation = budgets.untied(allocation, curves, groups)
+    else:
+        allocation = chooser.allocate(curves, limit, budget.unit)
+    return _plan(priced, budget, allocator, allocation.choices, allocation.bound)
+
+
+def _plan(priced: Priced, budget: Budget, allocator: str, choices: Mapping[str, Option], bound: float) -> Plan:
+    return Plan(
+        model=priced.opened.name,
+        digest=priced.opened.digest,
+        settings=priced.settings,
+        budget=budget,
+        allocator=allocator,
+        unit=priced.metric.unit,
+        predicted=sum(o.error for o in choices.values()),
+        bound=bound,
+        choices=choices,
+    )
+
+
+def build(priced: Priced, plan: Plan, *, progress: Progress = silent) -> Any:
+    """A model with the plan's expressions in place; what it does not rewrite it shares with the dense one."""
+    model = priced.opened.model
+    small = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+    rewritten = [s for s in priced.sites if plan.choices[s.name].structure != "dense"]
+    for site in progress("solve", rewritten, len(rewritten)):
+        option = plan.choices[site.name]
+        form = structure(option.structure)
+        solver = solvers.choose(type(form), priced.metric)
+        prepared = read_tensors(factors_path(priced.factors, site, solver.name))[0]
+        expression = solver.solve(weight_of(priced.opened, site), form, option.size, priced.weigh(site), prepared)
+        sites.replace(small, site, expression)
+    return small
+
+
+def carry_out(
+    priced: Priced,
+    plan: Plan,
+    out: Path | str | None,
+    *,
+    rival: Plan | None,
+    test: str | None,
+    progress: Progress = silent,
+) -> Compressed:
+    """Solve, install, judge and save; with a rival plan both are built, and the one that tests better is kept."""
+    started = time.monotonic()
+    windows = _test_windows(priced, test)
+    small = build(priced, plan, progress=progress)
+    solved = time.monotonic()
+    score = fidelity.compare(priced.opened.model, small, windows, progress=progress)
+    rivals: dict[str, float] = {}
+    if rival is not None:
+        other = build(priced, rival, progress=progress)
+        other_score = fidelity.compare(priced.opened.model, other, windows, progress=progress)
+        rivals = {p.allocator: _loss(s) for p, s in ((plan, score), (rival, other_score))}
+        if _loss(other_score) < _loss(score):
+            small, plan, score = other, rival, other_score
+        del other
+    samples = _samples(priced, small, windows)
+    judged = time.monotonic()
+    history = [{"step": "compress", "gossamer": version("gossamer"), "budget": asdict(plan.budget), **identity_of(priced)}]
+    plugin.mark(small, history)
+    dense_total, small_total = _total(priced.opened.model), _total(small)
+    dense = sum((c.dense.cost for c in priced.curves), NO_COST)
+    found = Report(
+        model=priced.opened.name,
+        out="(not saved)" if out is None else str(out),
+        asked={"budget": asdict(plan.budget), **identity_of(priced)},
+        dense=dense,
+        small=sum((o.cost for o in plan.choices.values()), NO_COST),
+        dense_total=dense_total,
+        small_total=small_total,
+        score=score,
+        allocator=plan.allocator,
+        predicted=plan.predicted,
+        rivals=rivals,
+        samples=samples,
+        seconds={**priced.seconds, "solve": solved - started, "judge": judged - solved},
+        peak_memory=peak_bytes(),
+        notes=priced.notes,
+        machine={"system": platform.platform(), "cores": torch.get_num_threads(), "torch": torch.__version__},
+    )
+    if out is not None:
+        documents = {"plan.json": plan.to_json(), "report.json": found.to_json()}
+        saving.save(small, priced.opened.tokenizer, Path(out), documents)
+    return Compressed(small, priced.opened.tokenizer, plan, found)
+
+
+def _loss(score: Any) -> float:
+    """What competing plans are compared by."""
+    return float(score.divergence if score.nats is None else score.nats)
+
+
+def _test_windows(priced: Priced, test: str | None) -> Windows:
+    if test is None:
+        return priced.held_out
+    return data.cut(data.read(test), test, priced.opened.tokenizer, priced.held_out.ids.shape[1])
+
+
+def _samples(priced: Priced, small: Any, windows: Windows) -> dict[str, str]:
+    tokenizer = priced.opened.tokenizer
+    if tokenizer is None or not priced.opened.model.can_generate():
+        return {}
+    prompt = tokenizer.decode(windows.ids[0, :24], skip_special_tokens=True)
+    models = {"dense": priced.opened.model, "compressed": small}
+    return {"prompt": prompt, **{name: sample(model, tokenizer, prompt) for name, model in models.items()}}

@@ -1,0 +1,317 @@
+"""From a model's name to its curves: open → measure → weigh → price. Everything here outlives the budget."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psutil
+import torch
+
+from gossamer import data, discover, metrics, sites, solvers, structures
+from gossamer.checkpoints.opening import Opened, open_model
+from gossamer.checkpoints.store import Workspace, identity_digest, read_json, read_tensors, write_json, write_tensors
+from gossamer.data import Windows
+from gossamer.errors import ResourceError, TextError
+from gossamer.metrics import Metric
+from gossamer.statistics import Sums, SumsFolder
+from gossamer.statistics._gather import frozen_twin, gather, passes_dtype, shared_inputs
+from gossamer.structures import Structure
+from gossamer.vocabulary import Cost, Curve, Option, Progress, Settings, Site, silent
+
+FORMAT = 1
+"""Of the working folder; a change here makes new folders."""
+HELD_OUT = 8
+"""Windows at the end of the text that judge a plan instead of making it; of a short text a tenth."""
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A model with its curves, and all that is needed to solve any option on them."""
+
+    opened: Opened
+    settings: Settings
+    sites: tuple[Site, ...]
+    curves: tuple[Curve, ...]
+    sums: SumsFolder
+    factors: Path
+    held_out: Windows
+    calibration: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...]
+
+    @property
+    def metric(self) -> type[Metric]:
+        return discover.load(metrics, self.settings.metric, Metric)  # type: ignore[type-abstract]
+
+    def weigh(self, site: Site) -> Metric:
+        """The metric of one site, from the statistics on disk."""
+        return self.metric.weigh(site.shape, self.sums.moments(site, self.metric.needs))
+
+
+def default_work() -> Path:
+    """Where intermediate results are kept unless a working folder is named."""
+    return Path(platformdirs.user_cache_dir("gossamer"))
+
+
+def structure(name: str) -> Structure:
+    """The structure with this name."""
+    return discover.load(structures, name, Structure)()  # type: ignore[type-abstract]
+
+
+def menu(site: Site, names: Sequence[str], itemsize: int) -> list[tuple[Structure, int, Cost]]:
+    """What could be written in a site's place, the dense weight first, with costs and yet without prices."""
+    return [
+        (form, size, form.cost(site.shape, size, itemsize))
+        for form in map(structure, dict.fromkeys(("dense", *names)))
+        for size in form.sizes(site.shape)
+    ]
+
+
+def find_sites(opened: Opened) -> tuple[Site, ...]:
+    """The model's sites, each knowing which other site its input is shared with."""
+    found = sites.find(opened.model)
+    reads = shared_inputs(opened.model, [s.name for s in found], torch.zeros(1, 8, dtype=torch.int64))
+    return tuple(replace(s, reads=reads.get(s.name, s.name)) for s in found)
+
+
+def price_model(
+    name: str, settings: Settings, *, work: Path | None = None, check: Any = None, progress: Progress = silent
+) -> Priced:
+    """Open, measure, weigh and price; what the working folder already holds is read instead of done again.
+
+    `check(opened, sites)` is called before anything slow, so that a caller can refuse what cannot come out well.
+    Raises any `GossamerError`.
+    """
+    workspace = Workspace(work or default_work())
+    clock = _Clock()
+    opened = open_model(name, workspace.root, settings.dtype)
+    found = find_sites(opened)
+    metric = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
+    for form in settings.structures:
+        solvers.choose(type(structure(form)), metric)
+    if check:
+        check(opened, found)
+    clock.lap("open")
+    calibration, held_out = windows_for(opened, settings, workspace, progress)
+    clock.lap("text")
+    sums, identity = _measured(opened, found, calibration, settings, metric.needs, workspace, progress)
+    clock.lap("measure")
+    curves, factors, notes = _priced(opened, found, sums, identity, settings, metric, workspace, progress)
+    clock.lap("price")
+    return Priced(
+        opened=opened,
+        settings=settings,
+        sites=found,
+        curves=curves,
+        sums=sums,
+        factors=factors,
+        held_out=held_out,
+        calibration=calibration.identity(),
+        seconds=clock.laps,
+        notes=notes,
+    )
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def windows_for(
+    opened: Opened, settings: Settings, workspace: Workspace, progress: Progress = silent
+) -> tuple[Windows, Windows]:
+    """(calibration windows from the start of the text, held-out windows from its end)."""
+    config = opened.model.config
+    longest = min(getattr(config, k, settings.window) for k in ("max_position_embeddings", "n_positions"))
+    length = min(settings.window, longest)
+    if settings.text is None:
+        whole = _own_writing(opened, settings, length, workspace, progress)
+    else:
+        if opened.tokenizer is None:
+            raise TextError(f"{opened.name} has no tokenizer, so no text can be read for it.")
+        whole = data.cut(data.read(settings.text), settings.text, opened.tokenizer, length)
+    held = min(HELD_OUT, max(1, len(whole.ids) // 10))
+    if len(whole.ids) < 2:
+        raise TextError(f"{whole.source} fills one window of {length} tokens; two are needed, one to judge by.")
+    wanted = -(-settings.tokens // length) if settings.tokens else len(whole.ids)
+    count = min(wanted, len(whole.ids) - held)
+    return replace(whole, ids=whole.ids[:count]), replace(whole, ids=whole.ids[-held:])
+
+
+def _own_writing(
+    opened: Opened, settings: Settings, length: int, workspace: Workspace, progress: Progress
+) -> Windows:
+    count = max(1, -(-settings.tokens // length)) + HELD_OUT
+    identity = {"format": FORMAT, "model": opened.digest, "length": length, "seed": settings.seed}
+    path = workspace.folder("writing", identity) / "ids.safetensors"
+    done = read_tensors(path)[0]["ids"] if path.exists() else None
+    if done is None or len(done) < count:
+        done = data.generate(
+            opened.model,
+            count,
+            length,
+            seed=settings.seed,
+            done=done,
+            keep=lambda ids: write_tensors(path, {"ids": ids}, {}),
+            progress=progress,
+        )
+    return data.from_ids(done[:count], f"{opened.name}'s own writing, seed {settings.seed}")
+
+
+def _measured(
+    opened: Opened,
+    found: Sequence[Site],
+    calibration: Windows,
+    settings: Settings,
+    needs: Sequence[str],
+    workspace: Workspace,
+    progress: Progress,
+) -> tuple[SumsFolder, dict[str, Any]]:
+    """The statistics, gathered where the working folder lacks them, and their identity."""
+    dtype = passes_dtype(opened.model)
+    identity = {
+        "format": FORMAT,
+        "model": opened.digest,
+        "text": calibration.identity(),
+        "statistics": list(needs),
+        "seed": settings.seed,
+        "passes": str(dtype),
+    }
+    folder = workspace.folder("statistics", identity)
+    complete = folder / f"sums-{len(calibration.ids)}"
+    if not complete.is_dir():
+        _enough_memory(opened, found, needs, dtype)
+        twin = frozen_twin(opened.model, dtype)
+
+        def keep(sums: Sums) -> None:
+            older = _partial_sums(folder)
+            sums.save(folder / f"sums-{sums.windows}")
+            for path in older:
+                _remove(path)
+
+        resumed = [Sums.restore(path, found, needs) for path in _partial_sums(folder)[-1:]]
+        sums = gather(
+            twin,
+            found,
+            calibration.ids,
+            needs,
+            seed=settings.seed,
+            sums=resumed[0] if resumed else None,
+            keep=keep,
+            progress=progress,
+        )
+        keep(sums)
+    return SumsFolder(complete), identity
+
+
+def _partial_sums(folder: Path) -> list[Path]:
+    found = [p for p in folder.glob("sums-*") if not p.name.endswith(".partial")]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("sums-")))
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _enough_memory(opened: Opened, found: Sequence[Site], needs: Sequence[str], dtype: torch.dtype) -> None:
+    """Refuse a measurement that does not fit into memory, with the estimate."""
+    shapes = Sums.zero(found, needs, torch.device("meta"))
+    sums = sum(t.numel() * 4 for owners in shapes.totals.values() for t in owners.values())
+    twin = sum(p.numel() for p in opened.model.parameters()) * dtype.itemsize
+    needed, free = sums + twin + 500_000_000, psutil.virtual_memory().available
+    if needed > free:
+        raise ResourceError(
+            f"Measuring {opened.name} needs about {needed / 1e9:.1f} GB beyond the model ({sums / 1e9:.1f} GB of them "
+            f"statistics) and {free / 1e9:.1f} GB of memory are free; use a machine with more memory."
+        )
+
+
+def _priced(
+    opened: Opened,
+    found: Sequence[Site],
+    sums: SumsFolder,
+    measured: Mapping[str, Any],
+    settings: Settings,
+    metric: type[Metric],
+    workspace: Workspace,
+    progress: Progress,
+) -> tuple[tuple[Curve, ...], Path, tuple[str, ...]]:
+    """(the curves, the folder of what solvers keep, notes about sites without one)."""
+    wanted = {"statistics": identity_digest(measured), "metric": settings.metric}
+    identity = {"format": FORMAT, **wanted, "structures": list(settings.structures)}
+    folder = workspace.folder("curves", identity)
+    listing = folder / "curves.json"
+    if not listing.exists():
+        rows = {}
+        for site in progress("price", found, len(found)):
+            rows[site.name] = _prices(opened, site, sums, settings, metric, folder)
+        write_json(listing, rows)
+    prices = read_json(listing)
+    itemsize = next(opened.model.parameters()).dtype.itemsize
+    curves = tuple(_curve(site, prices[site.name], settings, itemsize) for site in found)
+    silent_sites = [site.name for site in found if prices[site.name] is None]
+    notes = ()
+    if silent_sites:
+        notes = (
+            f"{len(silent_sites)} layers stay dense because the calibration text never reached them: "
+            f"{', '.join(silent_sites[:3])}{' …' if len(silent_sites) > 3 else ''}",
+        )
+    return curves, folder, notes
+
+
+def _prices(
+    opened: Opened, site: Site, sums: SumsFolder, settings: Settings, metric: type[Metric], folder: Path
+) -> dict[str, list[float]] | None:
+    """The errors of all sizes of all structures; None for a site that no calibration token reached."""
+    moments = sums.moments(site, metric.needs)
+    if any(not m.any() for m in moments.values()):
+        return None
+    ruler, weight = metric.weigh(site.shape, moments), weight_of(opened, site)
+    rows, prepared = {}, {}
+    for form in map(structure, settings.structures):
+        solver = solvers.choose(type(form), metric)
+        path = factors_path(folder, site, solver.name)
+        if solver.name not in prepared:
+            prepared[solver.name] = read_tensors(path)[0] if path.exists() else solver.prepare(weight, form, ruler)
+            if not path.exists():
+                write_tensors(path, prepared[solver.name], {})
+        rows[form.name] = solver.prices(prepared[solver.name], form.sizes(site.shape))
+    return rows
+
+
+def factors_path(folder: Path, site: Site, solver: str) -> Path:
+    """The file of what a solver prepared for a site."""
+    return folder / solver / f"{site.name}.safetensors"
+
+
+def weight_of(opened: Opened, site: Site) -> torch.Tensor:
+    """The site's weight (m × n) in float64."""
+    return sites.host(site.kind).weight(opened.model.get_submodule(site.name)).detach().double()
+
+
+def _curve(site: Site, prices: Mapping[str, list[float]] | None, settings: Settings, itemsize: int) -> Curve:
+    errors = {("dense", min(site.shape)): 0.0}
+    for name, row in (prices or {}).items():
+        errors |= {(name, size): e for size, e in zip(structure(name).sizes(site.shape), row, strict=True)}
+    options = tuple(
+        Option(structure=form.name, size=size, cost=cost, error=errors[form.name, size])
+        for form, size, cost in menu(site, settings.structures, itemsize)
+        if (form.name, size) in errors
+    )
+    return Curve(site=site.name, options=options)
+
+
+def identity_of(priced: Priced) -> dict[str, Any]:
+    """What a result rests on, for its history."""
+    return {"settings": asdict(priced.settings), "digest": priced.opened.digest, "calibration": priced.calibration}

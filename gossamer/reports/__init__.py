@@ -1,0 +1,1 @@
+"""What a person reads: every function here takes values and draws them."""

@@ -1,0 +1,90 @@
+"""Reports as aligned text."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from gossamer.vocabulary import Cost, Curve, Report, Score, Site
+
+
+def report(found: Report, console: Console) -> None:
+    """The table at the end of `compress` and `apply`."""
+    for note in found.notes:
+        console.print(f"[yellow]note:[/] {note}", soft_wrap=True, highlight=False)
+    table = Table(title=f"{found.model} → {found.out}", title_justify="left")
+    for heading in ("", "dense", "compressed", "kept"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    _costs(table, "linear layers", found.dense, found.small)
+    _costs(table, "whole model", found.dense_total, found.small_total)
+    _quality(table, found.score)
+    console.print(table)
+    protocol = found.score.protocol
+    console.print(
+        f"judged on {protocol['source']}: {protocol['windows']} windows of {protocol['window']} tokens, "
+        f"ids {protocol['ids_sha256']}, {protocol['dtype']}; allocation {found.allocator}, predicted loss "
+        f"{found.predicted:.3f}" + "".join(f"; {k}: {v:.3f} nats measured" for k, v in found.rivals.items()),
+        soft_wrap=True,
+        highlight=False,
+    )
+    seconds = ", ".join(f"{k} {v:.1f}" for k, v in found.seconds.items())
+    console.print(
+        f"seconds: {seconds}; total {sum(found.seconds.values()):.1f}; peak memory {found.peak_memory / 1e9:.2f} GB",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _costs(table: Table, name: str, dense: Cost, small: Cost) -> None:
+    rows = (
+        ("parameters", dense.params, small.params, 1e6, "M"),
+        ("multiply-adds a token", dense.macs, small.macs, 1e6, "M"),
+        ("bytes", dense.bytes, small.bytes, 1e6, "MB"),
+    )
+    for label, old, new, scale, unit in rows:
+        table.add_row(f"{name}, {label}", f"{old / scale:.2f} {unit}", f"{new / scale:.2f} {unit}", f"{new / old:.3f}")
+
+
+def _quality(table: Table, score: Score) -> None:
+    if score.nats is not None and score.dense_nats is not None:
+        old, new = math.exp(score.dense_nats), math.exp(min(score.nats, 700))
+        table.add_row("perplexity", f"{old:.2f}", f"{new:.2f}", f"× {new / old:.3f}")
+    table.add_row("KL divergence, nats a token", "0", f"{score.divergence:.4f}", "")
+
+
+def samples(found: Report, console: Console) -> None:
+    """The dense model's continuation beside the compressed one's."""
+    for name, text in found.samples.items():
+        console.print(f"[bold]{name}[/]: {text!r}", soft_wrap=True, highlight=False)
+
+
+def sites(found: Sequence[Site], curves: Sequence[Curve], ranks: Sequence[int], unit: str, console: Console) -> None:
+    """`inspect`: one row a layer, with its predicted loss when a half, a quarter … of its rank is kept."""
+    table = Table(title=f"predicted loss by kept rank, {unit}", title_justify="left")
+    table.add_column("layer", overflow="fold")
+    table.add_column("shape", justify="right")
+    for share in ranks:
+        table.add_column(f"{share}% rank", justify="right")
+    table.add_column("spectrum")
+    for site, curve in zip(found, curves, strict=True):
+        options = sorted((o for o in curve.options if o.structure != "dense"), key=lambda o: o.size)
+        full = min(site.shape)
+        near = [min(options, key=lambda o, s=share: abs(o.size - full * s / 100)) for share in ranks]
+        table.add_row(
+            site.name,
+            f"{site.shape[0]}×{site.shape[1]}",
+            *(f"{o.error:.4g}" for o in near),
+            _spark([o.error for o in options]),
+        )
+    console.print(table)
+
+
+def _spark(errors: Sequence[float], width: int = 16) -> str:
+    """The predicted loss over rising rank as a row of bars, on a logarithmic scale of six decades."""
+    if not errors:
+        return ""
+    top = max(errors) or 1.0
+    picked = [errors[i * (len(errors) - 1) // (width - 1)] for i in range(width)]
+    heights = [0.0 if e <= 0 else max(0.0, 1 + math.log10(e / top) / 6) for e in picked]
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(h * 8))] for h in heights)

@@ -1,0 +1,7 @@
+"""Where a weight lives in somebody's model: find it, read it, replace it."""
+
+from gossamer.sites._base import Carrier as Carrier
+from gossamer.sites._base import Host as Host
+from gossamer.sites._base import find as find
+from gossamer.sites._base import host as host
+from gossamer.sites._base import replace as replace

@@ -1,0 +1,54 @@
+"""The promise of a solver, and how one is chosen: by what it accepts, never by name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from gossamer import discover
+from gossamer.errors import PlanError
+from gossamer.expressions import Expression
+from gossamer.metrics import Metric
+from gossamer.structures import Structure
+
+
+class Solver(ABC):
+    """Fits expressions to weights.
+
+    `exact` says that what `solve` returns is the best of its structure and size in the metric.
+    """
+
+    exact: ClassVar[bool]
+
+    @abstractmethod
+    def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
+        """Whether this solver can fit the structure and honours the metric."""
+
+    @abstractmethod
+    def prepare(self, weight: Tensor, structure: Structure, metric: Metric) -> dict[str, Tensor]:
+        """The work that every size shares, as tensors to keep on disk. `weight` is (m × n) in float64."""
+
+    @abstractmethod
+    def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
+        """The metric's error for each size, from what `prepare` kept."""
+
+    @abstractmethod
+    def solve(
+        self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
+    ) -> Expression:
+        """The expression of this size, in float64."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+
+def choose(structure: type[Structure], metric: type[Metric]) -> Solver:
+    """The solver for a structure in a metric, an exact one before any other; `PlanError` where there is none."""
+    import gossamer.solvers as room
+
+    fitting = [s() for s in discover.catalogue(room, Solver).values() if s().accepts(structure, metric)]  # type: ignore[type-abstract]
+    if not fitting:
+        raise PlanError(f"No solver fits {structure.__name__} in the metric {metric.__name__}; choose another metric.")
+    return max(fitting, key=lambda s: s.exact)

@@ -1,0 +1,157 @@
+"""One pass over calibration text: forward, draw labels, backward, and add what each layer saw to the sums."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import NumericsError
+from gossamer.statistics._base import BOTH, GRADIENTS, INPUTS
+from gossamer.statistics._predictive import output_of, sampled_gradient
+from gossamer.statistics._sums import Sums, statistic
+from gossamer.vocabulary import Progress, Site, silent
+
+SAVE_EVERY = 30.0
+"""Seconds of work that an interruption may cost."""
+
+
+def passes_dtype(model: nn.Module) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def frozen_twin(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy for the passes: parameters in `dtype` and without gradients of their own, tied ones still tied."""
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach().to(dtype) if p.is_floating_point() else p.detach(), requires_grad=False)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, memo).eval()
+
+
+def gather(
+    model: nn.Module,
+    sites: Sequence[Site],
+    windows: Tensor,
+    needs: Sequence[str],
+    *,
+    seed: int,
+    batch_tokens: int = 1024,
+    sums: Sums | None = None,
+    keep: Callable[[Sums], None] | None = None,
+    progress: Progress = silent,
+) -> Sums:
+    """The sums of the statistics `needs` over `windows` (count × length token ids).
+
+    `model` must have frozen parameters (see `frozen_twin`). With `sums` the pass goes on after the windows these
+    already hold; `keep` is called with the sums twice a minute, which is all that an interruption can cost.
+    Raises `NumericsError` for inputs or gradients that are not finite, naming the layer.
+    """
+    device = next(model.parameters()).device
+    sums = sums or Sums.zero(sites, needs, device)
+    size = max(1, batch_tokens // windows.shape[1])
+    batches = windows[sums.windows :].split(size) if sums.windows < len(windows) else ()
+    observer = _Observer(sums, sites)
+    handles = observer.attach(model)
+    saved = time.monotonic()
+    try:
+        for batch in progress("measure", batches, len(batches)):
+            # Seeded by position, so that a resumed pass draws the labels it would have drawn.
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + sums.windows)
+            outputs = model(input_ids=batch.to(device), **_no_cache(model))
+            if observer.gradients:
+                output_of(outputs).backward(sampled_gradient(outputs, generator))  # type: ignore[no-untyped-call]
+            sums.tokens += batch.numel()
+            sums.windows += len(batch)
+            if keep and time.monotonic() - saved > SAVE_EVERY:
+                keep(sums)
+                saved = time.monotonic()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sums
+
+
+def _no_cache(model: nn.Module) -> dict[str, bool]:
+    return {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
+
+
+class _Observer:
+    """Hooks that add to the sums."""
+
+    def __init__(self, sums: Sums, sites: Sequence[Site]) -> None:
+        self.sums = sums
+        self.sites = sites
+        self.by_reads = {r: [n for n in sums.totals if statistic(n).reads == r] for r in (INPUTS, GRADIENTS, BOTH)}
+        self.gradients = bool(self.by_reads[GRADIENTS] or self.by_reads[BOTH])
+
+    def attach(self, model: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        modules = dict(model.named_modules())
+        handles = [modules[s.name].register_forward_hook(self._hook(s)) for s in self.sites]
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
+        # Gradients start here: the parameters have none, so the graph needs a first differentiable tensor.
+        if self.gradients:
+            handles.append(embedding.register_forward_hook(lambda _m, _i, out: out.requires_grad_()))
+        return handles
+
+    def _hook(self, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def seen(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs = args[0].detach().reshape(-1, site.shape[1])
+            self.sums.counts[site.name] += len(inputs)
+            if site.reads == site.name:
+                _check(inputs, site, "inputs")
+                for name in self.by_reads[INPUTS]:
+                    statistic(name).add(self.sums.totals[name][site.name], inputs, None)
+            if self.gradients and output.requires_grad:
+                kept = inputs if self.by_reads[BOTH] else None
+                output.register_hook(lambda gradient: self._gradient(site, kept, gradient))
+
+        return seen
+
+    def _gradient(self, site: Site, inputs: Tensor | None, gradient: Tensor) -> None:
+        gradient = gradient.detach().reshape(-1, site.shape[0])
+        _check(gradient, site, "gradients")
+        for name in self.by_reads[GRADIENTS]:
+            statistic(name).add(self.sums.totals[name][site.name], None, gradient)
+        for name in self.by_reads[BOTH]:
+            statistic(name).add(self.sums.totals[name][site.name], inputs, gradient)
+
+
+def _check(values: Tensor, site: Site, what: str) -> None:
+    if not torch.isfinite(values.float().sum()):
+        raise NumericsError(
+            f"{site.name}: its {what} are not finite on the calibration text; check the model's weights, or run it in "
+            "a wider number format."
+        )
+
+
+def shared_inputs(model: nn.Module, names: Sequence[str], tokens: Tensor) -> Mapping[str, str]:
+    """For each named module the first one that is fed by the very same tensor, found by running a few tokens."""
+    modules = dict(model.named_modules())
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    alive: list[Tensor] = []  # keeps addresses from being used again
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            alive.append(args[0])
+            found.setdefault(name, first.setdefault(id(args[0]), name))
+
+        return hook
+
+    handles = [modules[name].register_forward_pre_hook(note(name)) for name in names]
+    try:
+        with torch.no_grad():
+            model(input_ids=tokens.to(next(model.parameters()).device), **_no_cache(model))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,121 @@
+"""Running sums for all sites, in memory while they grow and in a folder once they rest."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gossamer import discover
+from gossamer.checkpoints.store import read_tensors, write_tensors
+from gossamer.errors import WorkError
+from gossamer.statistics._base import INPUTS, Statistic
+from gossamer.vocabulary import Site
+
+
+def statistic(name: str) -> type[Statistic]:
+    """The statistic with this name."""
+    import gossamer.statistics as room
+
+    return discover.load(room, name, Statistic)  # type: ignore[type-abstract]
+
+
+def owner(name: str, site: Site) -> str:
+    """The site under whose name a statistic of `site` is kept."""
+    return site.reads if statistic(name).reads == INPUTS else site.name
+
+
+@dataclass
+class Sums:
+    """`totals[statistic][owner]`, the tokens that reached each owner in `counts`, and the tokens read in all.
+
+    Sums merge by addition, so text can be split over runs and machines. A statistic of inputs alone is divided by
+    the tokens that reached the layer, others by all tokens read: ½ tr(G ΔW A ΔWᵀ) then counts nats per token of
+    text also for a layer that only some tokens pass.
+    """
+
+    totals: dict[str, dict[str, Tensor]]
+    counts: dict[str, int]
+    tokens: int = 0
+    windows: int = 0
+
+    @classmethod
+    def zero(cls, sites: Sequence[Site], needs: Sequence[str], device: torch.device) -> "Sums":
+        totals: dict[str, dict[str, Tensor]] = {}
+        for name in needs:
+            kind = statistic(name)
+            owners = {owner(name, site): site.shape for site in sites}
+            totals[name] = {o: torch.zeros(kind.extent(shape), device=device) for o, shape in owners.items()}
+        return cls(totals=totals, counts={site.name: 0 for site in sites})
+
+    def merge(self, other: "Sums") -> None:
+        """Add another run's sums over other text of the same model, in place."""
+        for name, owners in self.totals.items():
+            for site, total in owners.items():
+                total += other.totals[name][site].to(total.device)
+        self.counts = {site: count + other.counts[site] for site, count in self.counts.items()}
+        self.tokens += other.tokens
+        self.windows += other.windows
+
+    def save(self, folder: Path) -> None:
+        """One file for each sum; `folder` must not exist and appears whole or not at all."""
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        for name, owners in self.totals.items():
+            for site, total in owners.items():
+                facts = {"count": str(self.counts[site]), "tokens": str(self.tokens), "windows": str(self.windows)}
+                write_tensors(partial / name / f"{site}.safetensors", {"sum": total}, facts)
+        partial.rename(folder)
+
+    @classmethod
+    def restore(cls, folder: Path, sites: Sequence[Site], needs: Sequence[str]) -> "Sums":
+        """The sums that `save` wrote, to go on from."""
+        totals: dict[str, dict[str, Tensor]] = {}
+        sums = cls(totals=totals, counts={})
+        for name in needs:
+            totals[name] = {}
+            for site in sites:
+                key = owner(name, site)
+                if key not in totals[name]:
+                    tensors, facts = read_tensors(folder / name / f"{key}.safetensors")
+                    totals[name][key] = tensors["sum"]
+                    sums.counts[key] = int(facts["count"])
+                    sums.tokens, sums.windows = int(facts["tokens"]), int(facts["windows"])
+        for site in sites:
+            sums.counts.setdefault(site.name, sums.counts[site.reads] if site.reads in sums.counts else 0)
+        return sums
+
+
+@dataclass(frozen=True)
+class SumsFolder:
+    """Finished sums on disk, read one site at a time."""
+
+    path: Path
+    shared: dict[Path, Tensor] = field(default_factory=dict, compare=False)
+
+    def moments(self, site: Site, needs: Sequence[str]) -> Mapping[str, Tensor]:
+        """The statistics of one site as means, in float64; raises `WorkError` where a file is missing or damaged.
+
+        A sum that several sites share is remembered until another one is asked for, as they come one after another.
+        """
+        found = {}
+        for name in needs:
+            path = self.path / name / f"{owner(name, site)}.safetensors"
+            if statistic(name).reads == INPUTS:
+                if path not in self.shared:
+                    self.shared.clear()
+                    self.shared[path] = self._mean(path, name)
+                found[name] = self.shared[path]
+            else:
+                found[name] = self._mean(path, name)
+        return found
+
+    @staticmethod
+    def _mean(path: Path, name: str) -> Tensor:
+        tensors, facts = read_tensors(path)
+        count = int(facts["count"] if statistic(name).reads == INPUTS else facts["tokens"])
+        if not int(facts["tokens"]):
+            raise WorkError(f"{path} holds sums over no text; delete the working folder and measure again.")
+        return statistic(name).finished(tensors["sum"].double()) / max(count, 1)

@@ -1,0 +1,26 @@
+"""G = E[g gᵀ] over the gradients of the loss at a layer's outputs (m × m)."""
+
+from torch import Tensor
+
+from gossamer.linalg.gram import add_gram, mirror
+from gossamer.statistics._base import GRADIENTS, Statistic
+from gossamer.vocabulary import Shape
+
+
+class GradientSecondMoment(Statistic):
+    """The output side of the Kronecker-factored Fisher."""
+
+    reads = GRADIENTS
+
+    @staticmethod
+    def extent(shape: Shape) -> tuple[int, ...]:
+        return (shape[0], shape[0])
+
+    @staticmethod
+    def add(total: Tensor, inputs: Tensor | None, gradients: Tensor | None) -> None:
+        assert gradients is not None
+        add_gram(total, gradients)
+
+    @staticmethod
+    def finished(total: Tensor) -> Tensor:
+        return mirror(total)

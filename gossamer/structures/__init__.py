@@ -1,0 +1,4 @@
+"""Families of expressions to choose from, each indexed by one size: what they cost and how they are made."""
+
+from gossamer.structures._base import RankStructure as RankStructure
+from gossamer.structures._base import Structure as Structure

@@ -1,0 +1,38 @@
+"""The promise of a structure."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from gossamer.expressions import Expression
+from gossamer.vocabulary import Cost, Shape
+
+
+class Structure(ABC):
+    """A family of expressions of one form, indexed by an integer size."""
+
+    @abstractmethod
+    def sizes(self, shape: Shape) -> list[int]:
+        """The sizes worth offering for a weight of this shape, ascending: all of them cheaper than the dense weight."""
+
+    @abstractmethod
+    def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
+        """What the member of this size costs, numbers being stored in `itemsize` bytes."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+
+class RankStructure(Structure):
+    """A structure whose size is a rank and whose members express any product of two factors of that rank."""
+
+    @abstractmethod
+    def express(self, left: Tensor, right: Tensor) -> Expression:
+        """The expression equal to left (m × r) times right (r × n), both of full rank."""
+
+
+def rank_grid(shape: Shape, most: int) -> list[int]:
+    """Ranks up to `most`: every one for small weights, multiples of eight (which kernels like) for large ones."""
+    step = 8 if min(shape) >= 128 else 1
+    return sorted({1, *range(step, most + 1, step)} - set(range(most + 1, 2)))

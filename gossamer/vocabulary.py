@@ -1,0 +1,264 @@
+"""The nouns that travel between rooms: frozen, JSON both ways, no tensors and no torch."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+from gossamer.errors import BudgetError, ModelError, PlanError, TextError
+
+T = TypeVar("T")
+Unit = Literal["params", "bytes", "macs"]
+Shape = tuple[int, int]
+"""(outputs m, inputs n) of a weight, as `nn.Linear` stores it."""
+
+
+class Progress(Protocol):
+    """Something that watches a loop: called as `progress(label, items, total)`, it hands the items on."""
+
+    def __call__(self, label: str, items: Iterable[T], total: int) -> Iterator[T]: ...
+
+
+def silent(label: str, items: Iterable[T], total: int) -> Iterator[T]:
+    """The progress that shows nothing."""
+    return iter(items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an expression costs: stored numbers, serialized bytes, and multiply-adds for one token."""
+
+    params: int
+    bytes: int
+    macs: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(params=self.params + other.params, bytes=self.bytes + other.bytes, macs=self.macs + other.macs)
+
+    def of(self, unit: Unit) -> int:
+        """The cost in one unit."""
+        return int(getattr(self, unit))
+
+
+NO_COST = Cost(params=0, bytes=0, macs=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where one weight lives in a model.
+
+    `name` is the module's path, `kind` the file in `sites/` that reads and replaces it, `reads` the name of the
+    first site fed by the same input tensor (its own name where it shares with none).
+    """
+
+    name: str
+    kind: str
+    shape: Shape
+    bias: bool
+    reads: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One way to write one weight: a structure, its size (the rank, where it has one), its cost and its price.
+
+    `error` is the predicted loss in the unit of the metric that priced it (nats per token for the Fisher metrics).
+    """
+
+    structure: str
+    size: int
+    cost: Cost
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """All options for one site, the dense weight among them."""
+
+    site: str
+    options: tuple[Option, ...]
+
+    @property
+    def dense(self) -> Option:
+        """The option that leaves the weight as it is."""
+        return next(o for o in self.options if o.structure == "dense")
+
+    def find(self, structure: str, size: int) -> Option:
+        """The option with this structure and size; raises `PlanError` where the curve has none."""
+        for option in self.options:
+            if (option.structure, option.size) == (structure, size):
+                return option
+        sizes = [o.size for o in self.options if o.structure == structure]
+        if not sizes:
+            known = ", ".join(sorted({o.structure for o in self.options}))
+            raise PlanError(f"{self.site}: the plan asks for structure {structure!r}; these were priced: {known}.")
+        near = min(sizes, key=lambda s: abs(s - size))
+        raise PlanError(f"{self.site}: no {structure} of size {size} was priced; the nearest is {near}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much may be kept, in one unit.
+
+    `params` and `macs` are fractions of the linear layers outside embeddings and head; `bytes` is the absolute size
+    of the weights as saved, embeddings and all.
+    """
+
+    unit: Unit
+    amount: float
+
+    def __post_init__(self) -> None:
+        if self.unit == "bytes":
+            if not self.amount > 0:
+                raise BudgetError(f"A budget of {self.amount:g} bytes is impossible; give a positive size, as 120MB.")
+        elif not 0 < self.amount:
+            raise BudgetError(f"Keeping {self.amount:g} of the {self.unit} is impossible; give a fraction such as 0.6.")
+        elif self.amount >= 1:
+            raise BudgetError(
+                f"Keeping {self.amount:g} of the {self.unit} needs no compression; give a fraction below 1, as 0.6."
+            )
+
+    def limit(self, dense: int, fixed: int) -> int:
+        """How much of this unit the sites may use: `dense` is what they use now, `fixed` what cannot shrink."""
+        if self.unit != "bytes":
+            return int(self.amount * dense)
+        if self.amount >= dense + fixed:
+            raise BudgetError(
+                f"A budget of {self.amount / 1e6:.1f} MB is needless: the dense model takes {(dense + fixed) / 1e6:.1f} MB."
+            )
+        return int(self.amount) - fixed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """What an allocator decided: an option for each site, and a bound that no allocation within the limit beats."""
+
+    choices: Mapping[str, Option]
+    bound: float
+
+    @property
+    def cost(self) -> Cost:
+        return sum((o.cost for o in self.choices.values()), NO_COST)
+
+    @property
+    def error(self) -> float:
+        return sum(o.error for o in self.choices.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything but the budget that decides what comes out of a model.
+
+    `text` is a file or a Hub data set, None the model's own writing; `tokens` how much of it to read, 0 for all;
+    `dtype` the number format to open and save in, "auto" the model's own; `tie` gives layers fed by the same input
+    one rank.
+    """
+
+    text: str | None = None
+    tokens: int = 32_768
+    window: int = 512
+    seed: int = 0
+    metric: str = "kronecker_fisher"
+    structures: tuple[str, ...] = ("pivoted_low_rank",)
+    dtype: str = "auto"
+    tie: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0 or self.window < 2:
+            raise TextError("A calibration pass needs tokens ≥ 0 (0 for all) and windows of at least 2 tokens.")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ModelError(f"There is no dtype {self.dtype!r}; choose auto, float32, bfloat16 or float16.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One option for each site of one model, readable and editable as JSON.
+
+    `digest` is that of the model it was made for; `predicted` and `bound` are the total predicted loss and the least
+    that any plan within the budget could have, both in `unit`.
+    """
+
+    model: str
+    digest: str
+    settings: Settings
+    budget: Budget
+    allocator: str
+    unit: str
+    predicted: float
+    bound: float
+    choices: Mapping[str, Option]
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        data["choices"] = {
+            name: {"structure": o.structure, "size": o.size, "predicted": o.error} for name, o in self.choices.items()
+        }
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanFile:
+    """A plan as read from JSON: what to do, before it is looked up in the curves of its model."""
+
+    model: str
+    digest: str
+    settings: Settings
+    budget: Budget
+    allocator: str
+    choices: Mapping[str, tuple[str, int]]
+
+    @classmethod
+    def parse(cls, data: Any) -> "PlanFile":
+        """Raises `PlanError` where the JSON is not a plan."""
+        try:
+            settings = {**data["settings"], "structures": tuple(data["settings"]["structures"])}
+            return cls(
+                model=str(data["model"]),
+                digest=str(data["digest"]),
+                settings=Settings(**settings),
+                budget=Budget(**data["budget"]),
+                allocator=str(data["allocator"]),
+                choices={str(k): (str(v["structure"]), int(v["size"])) for k, v in data["choices"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"The file is not a plan written by 'gossamer plan' ({error!r}).") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How far a model is from its dense original on one text, with the identity of the measurement.
+
+    `nats` and `dense_nats` are mean losses per scored token (None for a model that predicts no tokens), `divergence`
+    the mean KL(dense ‖ compressed) in nats per position; `standard_error` is that of `nats − dense_nats` over windows.
+    For an encoder `divergence` is the Gaussian analogue: half the squared output error over the outputs' variance.
+    """
+
+    nats: float | None
+    dense_nats: float | None
+    standard_error: float | None
+    divergence: float
+    protocol: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was asked and what came out; everything that is printed or drawn reads this and nothing else."""
+
+    model: str
+    out: str
+    asked: Mapping[str, Any]
+    dense: Cost
+    small: Cost
+    dense_total: Cost
+    small_total: Cost
+    score: Score
+    allocator: str
+    predicted: float
+    rivals: Mapping[str, float]
+    samples: Mapping[str, str]
+    seconds: Mapping[str, float]
+    peak_memory: int
+    notes: tuple[str, ...] = ()
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
