@@ -110,7 +110,7 @@ class Budget:
         if self.unit == "bytes":
             if not self.amount > 0:
                 raise BudgetError(f"A budget of {self.amount:g} bytes is impossible; give a positive size, as 120MB.")
-        elif not 0 < self.amount:
+        elif not self.amount > 0:
             raise BudgetError(f"Keeping {self.amount:g} of the {self.unit} is impossible; give a fraction such as 0.6.")
         elif self.amount >= 1:
             raise BudgetError(
@@ -122,8 +122,9 @@ class Budget:
         if self.unit != "bytes":
             return int(self.amount * dense)
         if self.amount >= dense + fixed:
+            taken = (dense + fixed) / 1e6
             raise BudgetError(
-                f"A budget of {self.amount / 1e6:.1f} MB is needless: the dense model takes {(dense + fixed) / 1e6:.1f} MB."
+                f"A budget of {self.amount / 1e6:.1f} MB is needless: the dense model takes {taken:.1f} MB."
             )
         return int(self.amount) - fixed
 

@@ -7,6 +7,7 @@ rounded-down solution cannot be part of any better one, so a small core remains,
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def _relaxed(curves: Sequence[Curve], limit: int, unit: Unit) -> tuple[list[int]
     steps = sorted(
         (-_slope(curves[s].options, a, b, unit), s, k)
         for s, hull in enumerate(hulls)
-        for k, (a, b) in enumerate(zip(hull, hull[1:], strict=False), start=1)
+        for k, (a, b) in enumerate(pairwise(hull), start=1)
     )
     at = [hull[0] for hull in hulls]
     spent = sum(c.options[i].cost.of(unit) for c, i in zip(curves, at, strict=True))
@@ -115,7 +116,7 @@ def _checked(
     x: NDArray[np.float64], site: Sequence[int], option: Sequence[int], cost: Sequence[int], limit: int
 ) -> list[int] | None:
     """The choice in x, unless the solver's tolerances let it exceed the limit."""
-    chosen = {site[j]: j for j in np.flatnonzero(x > 0.5)}
+    chosen = {site[j]: int(j) for j in np.flatnonzero(x > 0.5).tolist()}
     if sum(cost[j] for j in chosen.values()) > limit:
         return None
     return [option[chosen[s]] for s in sorted(chosen)]

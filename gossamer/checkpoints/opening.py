@@ -99,7 +99,9 @@ def _load(source: str, name: str, dtype: str) -> Any:
         kind = getattr(transformers, (config.architectures or ["AutoModel"])[0], None)
         if kind is None:
             raise ModelError(f"{name} is a {config.architectures[0]}, which needs code of its own; that is never run.")
-        model, loading = kind.from_pretrained(source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True)
+        model, loading = kind.from_pretrained(
+            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError, KeyError) as error:
         raise ModelError(f"{name} is not a model that can be loaded: {_first_line(error)}") from error
     if loading["missing_keys"]:
@@ -132,5 +134,3 @@ def _fits(source: str) -> None:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-

@@ -25,11 +25,11 @@ WEIGHTS = "gossamer.safetensors"
 
 
 @register_quantization_config(METHOD)
-class ExpressionsConfig(QuantizationConfigMixin):
+class ExpressionsConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """The part of a config that says how each weight is written (`expressions`: site name → tree) and what was done."""
 
     def __init__(self, expressions: dict[str, Any], history: list[dict[str, Any]], **_: Any) -> None:
-        self.quant_method = METHOD  # type: ignore[assignment]
+        self.quant_method = METHOD
         self.expressions = expressions
         self.history = history
 

@@ -22,4 +22,4 @@ def run(
     done = apply(plan, out, test=test, work=work, progress=bar)
     console = Console()
     terminal.report(done.report, console)
-    terminal.samples(done.report, console)
+    terminal.samples(done.report.samples, console)

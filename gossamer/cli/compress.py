@@ -39,4 +39,4 @@ def run(
     )
     console = Console()
     terminal.report(done.report, console)
-    terminal.samples(done.report, console)
+    terminal.samples(done.report.samples, console)

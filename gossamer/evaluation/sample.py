@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-TOKENS = 40
+TOKENS = 24
 
 
 @torch.inference_mode()
 def sample(model: Any, tokenizer: Any, prompt: str) -> str:
-    """The most likely continuation of `prompt`, some forty tokens of it."""
+    """The most likely continuation of `prompt`, a sentence or so."""
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"].to(model.device)
     pad = model.config.eos_token_id if isinstance(model.config.eos_token_id, int) else 0
     written = model.generate(

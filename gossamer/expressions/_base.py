@@ -39,7 +39,8 @@ class Expression(nn.Module, ABC):
     def dense(self) -> Tensor:
         """The weight itself (m × n), computed by applying the expression to the unit vectors."""
         like = next(p for p in self.parameters() if p.is_floating_point())
-        return self(torch.eye(self.shape[1], dtype=like.dtype, device=like.device)).T
+        applied: Tensor = self(torch.eye(self.shape[1], dtype=like.dtype, device=like.device))
+        return applied.T
 
     @property
     def kind(self) -> str:

@@ -29,8 +29,9 @@ class Skeleton(Expression):
         self.shape = (r, r + rest)
 
     def forward(self, x: Tensor) -> Tensor:
-        pivots, others = x.index_select(-1, self.order).split([self.shape[0], self.shape[1] - self.shape[0]], dim=-1)
-        return pivots + F.linear(others, self.coefficients)
+        sorted_x = x.index_select(-1, self.order)
+        r = self.shape[0]
+        return sorted_x[..., :r] + F.linear(sorted_x[..., r:], self.coefficients)
 
     def tree(self) -> dict[str, Any]:
         return {"kind": self.kind, "shape": list(self.shape)}

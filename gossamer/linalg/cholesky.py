@@ -15,6 +15,7 @@ def safe_cholesky(matrix: Tensor) -> Tensor:
     eye = torch.eye(n, dtype=matrix.dtype, device=matrix.device)
     jitter = 0.0
     while True:
+        root: Tensor
         root, info = torch.linalg.cholesky_ex(matrix + jitter * scale * eye)
         if not int(info):
             return root

@@ -13,16 +13,16 @@ from gossamer.vocabulary import Shape
 class Metric(ABC):
     """A quadratic form on errors ΔW (m × n) of one weight, made from that site's statistics.
 
-    `needs` names the statistics (files of `statistics/`), `unit` what `error` counts.
+    `needs` names the statistics (files of `statistics/`), `unit` what `error` counts. A metric is made from its site's
+    shape and statistics (float64), which it looks at no sooner than it must: reading one from disk costs time.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "nats per token"
 
-    @classmethod
-    @abstractmethod
-    def weigh(cls, shape: Shape, statistics: Mapping[str, Tensor]) -> "Metric":
-        """The metric of a site of this shape, from its statistics in float64."""
+    def __init__(self, shape: Shape, statistics: Mapping[str, Tensor]) -> None:
+        self.shape = shape
+        self.statistics = statistics
 
     @abstractmethod
     def error(self, delta: Tensor) -> float:
@@ -35,9 +35,13 @@ class KroneckerMetric(Metric):
     `output` is G (m × m) and `input` A (n × n), both symmetric positive definite in float64; None is the identity.
     """
 
-    def __init__(self, output: Tensor | None, input: Tensor | None) -> None:
-        self.output = output
-        self.input = input
+    @property
+    def output(self) -> Tensor | None:
+        return None
+
+    @property
+    def input(self) -> Tensor | None:
+        return None
 
     def error(self, delta: Tensor) -> float:
         delta = delta.double()

@@ -3,12 +3,11 @@
 Source: FWSVD (Hsu et al. 2022, arXiv 2207.00112); its "row" is a row of the weight in the layout x W, a column here.
 """
 
-from collections.abc import Mapping
+from functools import cached_property
 
 from torch import Tensor
 
 from gossamer.metrics._base import KroneckerMetric, damped
-from gossamer.vocabulary import Shape
 
 
 class RowFisher(KroneckerMetric):
@@ -16,7 +15,7 @@ class RowFisher(KroneckerMetric):
 
     needs = ("fisher_rows",)
 
-    @classmethod
-    def weigh(cls, shape: Shape, statistics: Mapping[str, Tensor]) -> "RowFisher":
+    @cached_property
+    def input(self) -> Tensor:
         # The sum over the m outputs becomes a mean, so that the unit is that of the diagonal Fisher.
-        return cls(output=None, input=damped(statistics["fisher_rows"].diag() / shape[0], 1e-5))
+        return damped(self.statistics["fisher_rows"].diag() / self.shape[0], 1e-5)

@@ -87,7 +87,12 @@ def plan(
 
 
 def apply(
-    path: Path, out: Path | str | None, *, test: str | None = None, work: Path | None = None, progress: Progress = silent
+    path: Path,
+    out: Path | str | None,
+    *,
+    test: str | None = None,
+    work: Path | None = None,
+    progress: Progress = silent,
 ) -> Compressed:
     """Carry out a plan file. Raises `PlanError` where it was made for another model or names what does not exist."""
     file = PlanFile.parse(read_json(path))
@@ -218,20 +223,25 @@ def carry_out(
     """Solve, install, judge and save; with a rival plan both are built, and the one that tests better is kept."""
     started = time.monotonic()
     windows = _test_windows(priced, test)
-    small = build(priced, plan, progress=progress)
+    plans = [plan] if rival is None else [plan, rival]
+    built = [build(priced, p, progress=progress) for p in plans]
     solved = time.monotonic()
-    score = fidelity.compare(priced.opened.model, small, windows, progress=progress)
-    rivals: dict[str, float] = {}
-    if rival is not None:
-        other = build(priced, rival, progress=progress)
-        other_score = fidelity.compare(priced.opened.model, other, windows, progress=progress)
-        rivals = {p.allocator: _loss(s) for p, s in ((plan, score), (rival, other_score))}
-        if _loss(other_score) < _loss(score):
-            small, plan, score = other, rival, other_score
-        del other
+    scores = fidelity.compare(priced.opened.model, built, windows, progress=progress)
+    rivals = {p.allocator: _loss(s) for p, s in zip(plans, scores, strict=True)} if rival else {}
+    best = min(range(len(plans)), key=lambda i: _loss(scores[i]))
+    small, plan, score = built[best], plans[best], scores[best]
+    del built
     samples = _samples(priced, small, windows)
     judged = time.monotonic()
-    history = [{"step": "compress", "gossamer": version("gossamer"), "budget": asdict(plan.budget), **identity_of(priced)}]
+    history = [
+        {
+            "step": "compress",
+            "gossamer": version("gossamer"),
+            "model": priced.opened.name,
+            "budget": asdict(plan.budget),
+            **identity_of(priced),
+        }
+    ]
     plugin.mark(small, history)
     dense_total, small_total = _total(priced.opened.model), _total(small)
     dense = sum((c.dense.cost for c in priced.curves), NO_COST)

@@ -1,5 +1,6 @@
 """From a model's name to its curves: open → measure → weigh → price. Everything here outlives the budget."""
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from gossamer.vocabulary import Cost, Curve, Option, Progress, Settings, Site, s
 
 FORMAT = 1
 """Of the working folder; a change here makes new folders."""
-HELD_OUT = 8
+HELD_OUT = 4
 """Windows at the end of the text that judge a plan instead of making it; of a short text a tenth."""
 
 
@@ -48,7 +49,7 @@ class Priced:
 
     def weigh(self, site: Site) -> Metric:
         """The metric of one site, from the statistics on disk."""
-        return self.metric.weigh(site.shape, self.sums.moments(site, self.metric.needs))
+        return self.metric(site.shape, self.sums.moments(site, self.metric.needs))
 
 
 def default_work() -> Path:
@@ -147,9 +148,7 @@ def windows_for(
     return replace(whole, ids=whole.ids[:count]), replace(whole, ids=whole.ids[-held:])
 
 
-def _own_writing(
-    opened: Opened, settings: Settings, length: int, workspace: Workspace, progress: Progress
-) -> Windows:
+def _own_writing(opened: Opened, settings: Settings, length: int, workspace: Workspace, progress: Progress) -> Windows:
     count = max(1, -(-settings.tokens // length)) + HELD_OUT
     identity = {"format": FORMAT, "model": opened.digest, "length": length, "seed": settings.seed}
     path = workspace.folder("writing", identity) / "ids.safetensors"
@@ -196,7 +195,7 @@ def _measured(
             older = _partial_sums(folder)
             sums.save(folder / f"sums-{sums.windows}")
             for path in older:
-                _remove(path)
+                shutil.rmtree(path, ignore_errors=True)
 
         resumed = [Sums.restore(path, found, needs) for path in _partial_sums(folder)[-1:]]
         sums = gather(
@@ -216,12 +215,6 @@ def _measured(
 def _partial_sums(folder: Path) -> list[Path]:
     found = [p for p in folder.glob("sums-*") if not p.name.endswith(".partial")]
     return sorted(found, key=lambda p: int(p.name.removeprefix("sums-")))
-
-
-def _remove(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _enough_memory(opened: Opened, found: Sequence[Site], needs: Sequence[str], dtype: torch.dtype) -> None:
@@ -261,7 +254,7 @@ def _priced(
     itemsize = next(opened.model.parameters()).dtype.itemsize
     curves = tuple(_curve(site, prices[site.name], settings, itemsize) for site in found)
     silent_sites = [site.name for site in found if prices[site.name] is None]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if silent_sites:
         notes = (
             f"{len(silent_sites)} layers stay dense because the calibration text never reached them: "
@@ -277,7 +270,7 @@ def _prices(
     moments = sums.moments(site, metric.needs)
     if any(not m.any() for m in moments.values()):
         return None
-    ruler, weight = metric.weigh(site.shape, moments), weight_of(opened, site)
+    ruler, weight = metric(site.shape, moments), weight_of(opened, site)
     rows, prepared = {}, {}
     for form in map(structure, settings.structures):
         solver = solvers.choose(type(form), metric)

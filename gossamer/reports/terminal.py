@@ -1,12 +1,12 @@
 """Reports as aligned text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from gossamer.vocabulary import Cost, Curve, Report, Score, Site
+from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site
 
 
 def report(found: Report, console: Console) -> None:
@@ -53,9 +53,25 @@ def _quality(table: Table, score: Score) -> None:
     table.add_row("KL divergence, nats a token", "0", f"{score.divergence:.4f}", "")
 
 
-def samples(found: Report, console: Console) -> None:
+def evaluation(model: str, dense: str | None, score: Score, texts: Mapping[str, str], console: Console) -> None:
+    """The figures of `evaluate`; without a dense model to compare with, only the model's own."""
+    table = Table(title=f"{model}, compared with {dense}" if dense else model, title_justify="left")
+    for heading in ("", "dense", "compressed", "") if dense else ("", "model"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    if dense:
+        _quality(table, score)
+    elif score.nats is not None:
+        table.add_row("perplexity", f"{math.exp(min(score.nats, 700)):.4f}")
+        table.add_row("nats a token", f"{score.nats:.5f}")
+    console.print(table)
+    for key, value in score.protocol.items():
+        console.print(f"{key:>14}: {value}", soft_wrap=True, highlight=False)
+    samples(texts, console)
+
+
+def samples(texts: Mapping[str, str], console: Console) -> None:
     """The dense model's continuation beside the compressed one's."""
-    for name, text in found.samples.items():
+    for name, text in texts.items():
         console.print(f"[bold]{name}[/]: {text!r}", soft_wrap=True, highlight=False)
 
 
@@ -70,7 +86,7 @@ def sites(found: Sequence[Site], curves: Sequence[Curve], ranks: Sequence[int], 
     for site, curve in zip(found, curves, strict=True):
         options = sorted((o for o in curve.options if o.structure != "dense"), key=lambda o: o.size)
         full = min(site.shape)
-        near = [min(options, key=lambda o, s=share: abs(o.size - full * s / 100)) for share in ranks]
+        near = [_nearest(options, full * share / 100) for share in ranks]
         table.add_row(
             site.name,
             f"{site.shape[0]}×{site.shape[1]}",
@@ -78,6 +94,10 @@ def sites(found: Sequence[Site], curves: Sequence[Curve], ranks: Sequence[int], 
             _spark([o.error for o in options]),
         )
     console.print(table)
+
+
+def _nearest(options: Sequence[Option], size: float) -> Option:
+    return min(options, key=lambda o: abs(o.size - size))
 
 
 def _spark(errors: Sequence[float], width: int = 16) -> str:

@@ -5,6 +5,7 @@ from collections import Counter
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from gossamer import discover
 from gossamer.errors import ModelError
@@ -58,7 +59,7 @@ def find(model: nn.Module) -> list[Site]:
     import gossamer.sites as room
 
     kinds = discover.catalogue(room, Host)  # type: ignore[type-abstract]
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     users = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     sites = []
     for name, module in model.named_modules():

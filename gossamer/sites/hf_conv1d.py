@@ -15,5 +15,5 @@ class HFConv1D(Host):
 
     @staticmethod
     def weight(module: nn.Module) -> Tensor:
-        assert isinstance(module, Conv1D)
-        return module.weight.T
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return weight.T

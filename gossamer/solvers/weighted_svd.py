@@ -42,7 +42,7 @@ class WeightedSVD(Solver):
         right = torch.searchsorted(known, at).clamp(1, max(len(known) - 1, 1)).clamp_max(len(known) - 1)
         left = (right - 1).clamp_min(0)
         share = (at - known[left]) / (known[right] - known[left]).clamp_min(1)
-        return (errors[left] + share * (errors[right] - errors[left])).exp().tolist()  # type: ignore[no-any-return]
+        return (errors[left] + share * (errors[right] - errors[left])).exp().tolist()
 
     def solve(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]

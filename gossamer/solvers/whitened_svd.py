@@ -29,7 +29,11 @@ class WhitenedSVD(Solver):
 
     def prepare(self, weight: Tensor, structure: Structure, metric: Metric) -> dict[str, Tensor]:
         """`energy` (k), the squared singular values in descending order, and `basis` (k × k), the columns P or Q."""
-        small, large, tall = self._oriented(weight, metric)
+        assert isinstance(metric, KroneckerMetric)
+        wide = weight.shape[0] <= weight.shape[1]
+        tall = weight if wide else weight.T
+        small = metric.output if wide else metric.input
+        large = metric.input if wide else metric.output
         root = None if small is None else safe_cholesky(small)
         inner = tall @ (tall.T if large is None else large @ tall.T)
         if root is not None:
@@ -48,18 +52,9 @@ class WhitenedSVD(Solver):
     def solve(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> Expression:
-        assert isinstance(structure, RankStructure)
-        small, _, tall = self._oriented(weight, metric)
+        assert isinstance(structure, RankStructure) and isinstance(metric, KroneckerMetric)
         basis = prepared["basis"][:, :size].double()
-        other = (basis if small is None else small @ basis).T @ tall
-        if weight.shape[0] <= weight.shape[1]:
-            return structure.express(basis, other)
-        return structure.express(other.T, basis.T)
-
-    @staticmethod
-    def _oriented(weight: Tensor, metric: Metric) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """(second moment of the smaller side, of the larger side, weight with its smaller side first)."""
-        assert isinstance(metric, KroneckerMetric)
-        if weight.shape[0] <= weight.shape[1]:
-            return metric.output, metric.input, weight
-        return metric.input, metric.output, weight.T
+        wide = weight.shape[0] <= weight.shape[1]
+        small = metric.output if wide else metric.input
+        other = (basis if small is None else small @ basis).T @ (weight if wide else weight.T)
+        return structure.express(basis, other) if wide else structure.express(other.T, basis.T)

@@ -14,8 +14,8 @@ from gossamer.statistics._predictive import output_of, sampled_gradient
 from gossamer.statistics._sums import Sums, statistic
 from gossamer.vocabulary import Progress, Site, silent
 
-SAVE_EVERY = 30.0
-"""Seconds of work that an interruption may cost."""
+SAVE_EVERY = 60.0
+"""Seconds of work that an interruption may cost, or twenty times what saving takes, whichever is more."""
 
 
 def passes_dtype(model: nn.Module) -> torch.dtype:
@@ -52,7 +52,7 @@ def gather(
     """The sums of the statistics `needs` over `windows` (count × length token ids).
 
     `model` must have frozen parameters (see `frozen_twin`). With `sums` the pass goes on after the windows these
-    already hold; `keep` is called with the sums twice a minute, which is all that an interruption can cost.
+    already hold; `keep` is called with the sums every minute or so, which is all that an interruption can cost.
     Raises `NumericsError` for inputs or gradients that are not finite, naming the layer.
     """
     device = next(model.parameters()).device
@@ -61,19 +61,21 @@ def gather(
     batches = windows[sums.windows :].split(size) if sums.windows < len(windows) else ()
     observer = _Observer(sums, sites)
     handles = observer.attach(model)
-    saved = time.monotonic()
+    saved, pause = time.monotonic(), SAVE_EVERY
     try:
         for batch in progress("measure", batches, len(batches)):
             # Seeded by position, so that a resumed pass draws the labels it would have drawn.
             generator = torch.Generator().manual_seed(seed * 1_000_003 + sums.windows)
             outputs = model(input_ids=batch.to(device), **_no_cache(model))
             if observer.gradients:
-                output_of(outputs).backward(sampled_gradient(outputs, generator))  # type: ignore[no-untyped-call]
+                output_of(outputs).backward(sampled_gradient(outputs, generator))
             sums.tokens += batch.numel()
             sums.windows += len(batch)
-            if keep and time.monotonic() - saved > SAVE_EVERY:
+            if keep and time.monotonic() - saved > pause:
+                started = time.monotonic()
                 keep(sums)
                 saved = time.monotonic()
+                pause = max(SAVE_EVERY, 20 * (saved - started))
     finally:
         for handle in handles:
             handle.remove()

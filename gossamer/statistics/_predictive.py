@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gossamer.errors import ModelError
 
-ROWS = 256
-"""Positions whose probabilities are held in float32 at once."""
+ROWS = 128
+"""Positions whose probabilities are held in float32 at once: few enough that the allocator re-uses their memory."""
 
 
 def output_of(outputs: Any) -> Tensor:

@@ -1,8 +1,8 @@
 """Running sums for all sites, in memory while they grow and in a folder once they rest."""
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gossamer import discover
 from gossamer.checkpoints.store import read_tensors, write_tensors
-from gossamer.errors import WorkError
 from gossamer.statistics._base import INPUTS, Statistic
 from gossamer.vocabulary import Site
 
@@ -54,7 +53,7 @@ class Sums:
         """Add another run's sums over other text of the same model, in place."""
         for name, owners in self.totals.items():
             for site, total in owners.items():
-                total += other.totals[name][site].to(total.device)
+                total.add_(other.totals[name][site].to(total.device))
         self.counts = {site: count + other.counts[site] for site, count in self.counts.items()}
         self.tokens += other.tokens
         self.windows += other.windows
@@ -84,38 +83,47 @@ class Sums:
                     sums.counts[key] = int(facts["count"])
                     sums.tokens, sums.windows = int(facts["tokens"]), int(facts["windows"])
         for site in sites:
-            sums.counts.setdefault(site.name, sums.counts[site.reads] if site.reads in sums.counts else 0)
+            sums.counts.setdefault(site.name, sums.counts.get(site.reads, 0))
         return sums
 
 
-@dataclass(frozen=True)
 class SumsFolder:
-    """Finished sums on disk, read one site at a time."""
+    """Finished sums on disk, read one at a time.
 
-    path: Path
-    shared: dict[Path, Tensor] = field(default_factory=dict, compare=False)
+    A sum that several sites share is remembered until another one is asked for, as they come one after another.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._shared: tuple[Path, Tensor] | None = None
 
     def moments(self, site: Site, needs: Sequence[str]) -> Mapping[str, Tensor]:
-        """The statistics of one site as means, in float64; raises `WorkError` where a file is missing or damaged.
+        """The statistics of one site as means, in float64, each read when it is first looked at."""
+        return _Moments(self, site, needs)
 
-        A sum that several sites share is remembered until another one is asked for, as they come one after another.
-        """
-        found = {}
-        for name in needs:
-            path = self.path / name / f"{owner(name, site)}.safetensors"
-            if statistic(name).reads == INPUTS:
-                if path not in self.shared:
-                    self.shared.clear()
-                    self.shared[path] = self._mean(path, name)
-                found[name] = self.shared[path]
-            else:
-                found[name] = self._mean(path, name)
-        return found
-
-    @staticmethod
-    def _mean(path: Path, name: str) -> Tensor:
+    def mean(self, name: str, site: Site) -> Tensor:
+        """One statistic of one site; raises `WorkError` where its file is missing or damaged."""
+        path = self.path / name / f"{owner(name, site)}.safetensors"
+        if self._shared and self._shared[0] == path:
+            return self._shared[1]
         tensors, facts = read_tensors(path)
-        count = int(facts["count"] if statistic(name).reads == INPUTS else facts["tokens"])
-        if not int(facts["tokens"]):
-            raise WorkError(f"{path} holds sums over no text; delete the working folder and measure again.")
-        return statistic(name).finished(tensors["sum"].double()) / max(count, 1)
+        shared = statistic(name).reads == INPUTS
+        count = int(facts["count"] if shared else facts["tokens"])
+        mean = statistic(name).finished(tensors["sum"].double()) / max(count, 1)
+        if shared:
+            self._shared = (path, mean)
+        return mean
+
+
+class _Moments(Mapping[str, Tensor]):
+    def __init__(self, folder: SumsFolder, site: Site, needs: Sequence[str]) -> None:
+        self._folder, self._site, self._needs = folder, site, needs
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._folder.mean(name, self._site)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._needs)
+
+    def __len__(self) -> int:
+        return len(self._needs)

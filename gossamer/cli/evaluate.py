@@ -1,0 +1,35 @@
+"""gossamer evaluate DIR"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gossamer.cli import _options as o
+from gossamer.recipes.evaluate import evaluate
+from gossamer.reports import terminal
+from gossamer.reports.progress import bar
+
+
+def run(
+    model: Annotated[str, typer.Argument(metavar="DIR", help="A folder that gossamer wrote, or any model.")],
+    text: Annotated[
+        str | None, typer.Option(help="Text to judge by; by default the one used when compressing.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens to judge by; 0 for the whole text.")] = 20_480,
+    window: Annotated[int, typer.Option(help="Tokens in a window.")] = 1024,
+    dense: Annotated[str | None, typer.Option(help="The dense model, where it is not the one recorded.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="lm-evaluation-harness tasks, by commas.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Examples of each task; by default all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON to this new file.")] = None,
+    work: o.Work = None,
+) -> None:
+    """Judge a compressed model: perplexity, KL divergence to the dense one, a sample, and tasks when asked."""
+    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
+    found = evaluate(model, text, tokens, window, dense, names, limit, out, work=work, progress=bar)
+    console = Console()
+    terminal.evaluation(found.model, found.dense, found.score, found.samples, console)
+    if found.tasks:
+        console.print_json(json.dumps(found.tasks, default=str))

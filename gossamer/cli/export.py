@@ -1,0 +1,21 @@
+"""gossamer export DIR --to dense --out NEW"""
+
+from typing import Annotated, Literal
+
+import typer
+
+from gossamer.checkpoints.export import to_dense
+from gossamer.checkpoints.opening import open_model
+from gossamer.cli import _options as o
+from gossamer.recipes.pricing import default_work
+
+
+def run(
+    model: Annotated[str, typer.Argument(metavar="DIR", help="A folder that gossamer wrote.")],
+    out: o.Out,
+    to: Annotated[Literal["dense"], typer.Option(help="What to write: dense, a stock model for any tool.")] = "dense",
+) -> None:
+    """Write a compressed model in a form that needs no gossamer."""
+    opened = open_model(model, default_work())
+    to_dense(opened.model, opened.tokenizer, out)
+    typer.echo(f"{out}: every expression multiplied out; it is as large and as fast as the dense model was")

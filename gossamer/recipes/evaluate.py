@@ -1,0 +1,100 @@
+"""Judge a model folder: open → judge, with the dense original beside it where it is known."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gossamer import data
+from gossamer.checkpoints import plugin
+from gossamer.checkpoints.opening import Opened, open_model
+from gossamer.checkpoints.store import Workspace, write_json
+from gossamer.errors import ModelError, OutputError, TextError
+from gossamer.evaluation import fidelity, tasks
+from gossamer.evaluation.sample import sample
+from gossamer.recipes.pricing import default_work
+from gossamer.vocabulary import Progress, Score, silent
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found: the score, texts by model, and task results."""
+
+    model: str
+    dense: str | None
+    score: Score
+    samples: dict[str, str]
+    tasks: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "score": self.score.__dict__}
+
+
+def evaluate(
+    name: str,
+    text: str | None,
+    tokens: int,
+    window: int,
+    dense: str | None,
+    task_names: list[str],
+    limit: int | None,
+    out: Path | None,
+    *,
+    work: Path | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score the model `name` on `text`, by default the text its history names.
+
+    The dense model is the one its history names, or `dense`; a model without a history is scored alone.
+    Raises `TextError` where no text is known, `ModelError` where the dense model is not the one compressed.
+    """
+    if out is not None and out.exists():
+        raise OutputError(f"{out} exists; give --out the name of a new file.")
+    cache = Workspace(work or default_work()).root
+    opened = open_model(name, cache)
+    history = plugin.history_of(opened.model)
+    source = text or (history[-1]["settings"]["text"] if history else None)
+    if source is None:
+        raise TextError(f"There is no text to judge {name} by; give one with --text FILE.")
+    if opened.tokenizer is None:
+        raise TextError(f"{name} has no tokenizer, so no text can be read for it.")
+    original = _original(opened, history, dense, cache)
+    longest = getattr(opened.model.config, "max_position_embeddings", window)
+    windows = data.cut(data.read(source), source, opened.tokenizer, min(window, longest))
+    if tokens:
+        windows = replace(windows, ids=windows.ids[: max(1, tokens // windows.ids.shape[1])])
+    reference = original or opened
+    score = fidelity.compare(reference.model, [opened.model], windows, progress=progress)[0]
+    found = Evaluation(
+        model=name,
+        dense=None if original is None else original.name,
+        score=score,
+        samples=_samples(opened, original, windows.ids[0, :24]),
+        tasks=tasks.run(opened.model, opened.tokenizer, task_names, limit) if task_names else {},
+    )
+    if out is not None:
+        write_json(out, found.to_json())
+    return found
+
+
+def _original(opened: Opened, history: list[dict[str, Any]], dense: str | None, cache: Path) -> Opened | None:
+    name = dense or (history[-1]["model"] if history else None)
+    if name is None:
+        return None
+    dtype = str(opened.model.dtype).removeprefix("torch.")
+    original = open_model(name, cache, dtype)
+    if history and original.digest != history[-1]["digest"]:
+        raise ModelError(
+            f"{opened.name} was made from a model with digest {history[-1]['digest']}, and {name} has "
+            f"{original.digest}; name the right one with --dense."
+        )
+    return original
+
+
+def _samples(opened: Opened, original: Opened | None, ids: Any) -> dict[str, str]:
+    if not opened.model.can_generate():
+        return {}
+    prompt = opened.tokenizer.decode(ids, skip_special_tokens=True)
+    texts = {"prompt": prompt}
+    if original is not None:
+        texts["dense"] = sample(original.model, original.tokenizer, prompt)
+    return {**texts, "compressed" if original else "model": sample(opened.model, opened.tokenizer, prompt)}
