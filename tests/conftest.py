@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    BertTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -25,43 +26,51 @@ from transformers import (
 )
 
 WORDS = 61
+VOCAB = 272
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
 
 def _llama():
     return LlamaForCausalLM(
-        LlamaConfig(vocab_size=64, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=64, **SMALL)
+        LlamaConfig(
+            vocab_size=VOCAB,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+            max_position_embeddings=64,
+            bos_token_id=0,
+            **SMALL,
+        )
     )
 
 
 def _llama_untied():
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=64, num_key_value_heads=4, tie_word_embeddings=False, max_position_embeddings=64, **SMALL
+            vocab_size=VOCAB, num_key_value_heads=4, tie_word_embeddings=False, max_position_embeddings=64, **SMALL
         )
     )
 
 
 def _qwen2():
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=64, num_key_value_heads=2, max_position_embeddings=64, **SMALL))
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=VOCAB, num_key_value_heads=2, max_position_embeddings=64, **SMALL))
 
 
 def _qwen3():
     return Qwen3ForCausalLM(
-        Qwen3Config(vocab_size=64, num_key_value_heads=2, head_dim=8, max_position_embeddings=64, **SMALL)
+        Qwen3Config(vocab_size=VOCAB, num_key_value_heads=2, head_dim=8, max_position_embeddings=64, **SMALL)
     )
 
 
 def _gpt2():
-    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0))
 
 
 def _bert():
-    return BertModel(BertConfig(vocab_size=64, max_position_embeddings=64, **SMALL))
+    return BertModel(BertConfig(vocab_size=VOCAB, max_position_embeddings=64, **SMALL))
 
 
 def _bert_mlm():
-    return BertForMaskedLM(BertConfig(vocab_size=64, max_position_embeddings=64, **SMALL))
+    return BertForMaskedLM(BertConfig(vocab_size=VOCAB, max_position_embeddings=64, **SMALL))
 
 
 BUILDERS = {
@@ -87,12 +96,16 @@ def build_model(kind: str):
 
 
 def build_tokenizer(encoder: bool):
-    """A tokenizer of whole words w0 … w60, with the special tokens that the model's kind uses."""
-    vocab = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2} | {f"w{i}": i + 3 for i in range(WORDS)}
-    inner = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"cls_token": "[CLS]", "sep_token": "[SEP]"} if encoder else {"bos_token": "[CLS]", "eos_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", **special)
+    """Word pieces for an encoder, bytes for a causal model: the forms that their own tokenizer classes expect."""
+    if encoder:
+        words = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", *(f"w{i}" for i in range(WORDS))]
+        return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *letters])}
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(scope="session")

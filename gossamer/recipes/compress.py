@@ -64,7 +64,8 @@ def compress(
 ) -> Compressed:
     """Compress the model named `model` to `budget`, and save it in the new folder `out` where one is given.
 
-    The plan competes with the uniform one on held-out text (or on the text `test`), and the better is kept.
+    The plan competes with the uniform one on held-out text (or on the text `test`): the one that stays closer to the
+    dense model, by the divergence that the metric predicts, is kept.
     Raises a `GossamerError` that says what to do; nothing is left half-written.
     """
     priced = _price(model, budget, settings or Settings(), out, work, progress)
@@ -227,8 +228,8 @@ def carry_out(
     built = [build(priced, p, progress=progress) for p in plans]
     solved = time.monotonic()
     scores = fidelity.compare(priced.opened.model, built, windows, progress=progress)
-    rivals = {p.allocator: _loss(s) for p, s in zip(plans, scores, strict=True)} if rival else {}
-    best = min(range(len(plans)), key=lambda i: _loss(scores[i]))
+    rivals = {p.allocator: s.divergence for p, s in zip(plans, scores, strict=True)} if rival else {}
+    best = min(range(len(plans)), key=lambda i: scores[i].divergence)
     small, plan, score = built[best], plans[best], scores[best]
     del built
     samples = _samples(priced, small, windows)
@@ -267,11 +268,6 @@ def carry_out(
         documents = {"plan.json": plan.to_json(), "report.json": found.to_json()}
         saving.save(small, priced.opened.tokenizer, Path(out), documents)
     return Compressed(small, priced.opened.tokenizer, plan, found)
-
-
-def _loss(score: Any) -> float:
-    """What competing plans are compared by."""
-    return float(score.divergence if score.nats is None else score.nats)
 
 
 def _test_windows(priced: Priced, test: str | None) -> Windows:

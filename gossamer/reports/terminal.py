@@ -24,7 +24,7 @@ def report(found: Report, console: Console) -> None:
     console.print(
         f"judged on {protocol['source']}: {protocol['windows']} windows of {protocol['window']} tokens, "
         f"ids {protocol['ids_sha256']}, {protocol['dtype']}; allocation {found.allocator}, predicted loss "
-        f"{found.predicted:.3f}" + "".join(f"; {k}: {v:.3f} nats measured" for k, v in found.rivals.items()),
+        f"{found.predicted:.3f}" + "".join(f"; {k}: KL {v:.4f} measured" for k, v in found.rivals.items()),
         soft_wrap=True,
         highlight=False,
     )

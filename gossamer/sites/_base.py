@@ -39,6 +39,11 @@ class Carrier(nn.Module):
         y: Tensor = self.expression(x)
         return y if self.bias is None else y + self.bias
 
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight (m × n), computed anew at each look: models ask it for its dtype, or initialize it."""
+        return self.expression.dense()
+
     def extra_repr(self) -> str:
         return f"shape={self.expression.shape}"
 
