@@ -83,40 +83,41 @@ def _relaxed(curves: Sequence[Curve], limit: int, unit: Unit) -> tuple[list[int]
 
 def _core(curves: Sequence[Curve], limit: int, unit: Unit, price: float, gap: float) -> list[int] | None:
     """The best choice among the options that the gap does not rule out; None where HiGHS finds none in time."""
+    if gap <= 0:
+        return None
     site, option, cost, error = [], [], [], []
+    room = limit
     for s, curve in enumerate(curves):
         priced = [o.error + price * o.cost.of(unit) for o in curve.options]
+        best = curve.options[priced.index(min(priced))]
+        room -= best.cost.of(unit)
         for i, value in enumerate(priced):
             if value <= min(priced) + gap + 1e-12:
                 site.append(s)
                 option.append(i)
-                cost.append(curve.options[i].cost.of(unit))
-                error.append(curve.options[i].error)
-    if gap <= 0:
-        return None
+                # Counted from the site's best, so that the solver sees numbers of the size of the decision.
+                cost.append(curve.options[i].cost.of(unit) - best.cost.of(unit))
+                error.append((curve.options[i].error - best.error) / gap)
     n = len(site)
-    one_each = coo_matrix((np.ones(n), (site, range(n))), shape=(len(curves), n))
-    scale = float(limit) or 1.0
+    scale = float(max(map(abs, cost))) or 1.0
     result = milp(
-        c=np.asarray(error) / gap,
+        c=np.asarray(error),
         constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(np.asarray(cost)[None] / scale, -np.inf, limit / scale),
+            LinearConstraint(coo_matrix((np.ones(n), (site, range(n))), shape=(len(curves), n)), 1, 1),
+            LinearConstraint(np.asarray(cost)[None] / scale, -np.inf, room / scale),
         ],
         integrality=np.ones(n),
         bounds=Bounds(0, 1),
         options={"time_limit": SECONDS, "mip_rel_gap": 1e-6},
     )
-    if result.x is None:
-        return None
-    return _checked(result.x, site, option, cost, limit)
+    return None if result.x is None else _checked(result.x, site, option, cost, room)
 
 
 def _checked(
-    x: NDArray[np.float64], site: Sequence[int], option: Sequence[int], cost: Sequence[int], limit: int
+    x: NDArray[np.float64], site: Sequence[int], option: Sequence[int], cost: Sequence[int], room: int
 ) -> list[int] | None:
     """The choice in x, unless the solver's tolerances let it exceed the limit."""
     chosen = {site[j]: int(j) for j in np.flatnonzero(x > 0.5).tolist()}
-    if sum(cost[j] for j in chosen.values()) > limit:
+    if sum(cost[j] for j in chosen.values()) > room:
         return None
     return [option[chosen[s]] for s in sorted(chosen)]

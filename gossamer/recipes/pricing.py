@@ -22,7 +22,7 @@ from gossamer.statistics._gather import frozen_twin, gather, passes_dtype, share
 from gossamer.structures import Structure
 from gossamer.vocabulary import Cost, Curve, Option, Progress, Settings, Site, silent
 
-FORMAT = 1
+FORMAT = 2
 """Of the working folder; a change here makes new folders."""
 HELD_OUT = 4
 """Windows at the end of the text that judge a plan instead of making it; of a short text a tenth."""
@@ -39,6 +39,7 @@ class Priced:
     sums: SumsFolder
     factors: Path
     held_out: Windows
+    tokens: int
     calibration: Mapping[str, Any]
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
@@ -49,7 +50,7 @@ class Priced:
 
     def weigh(self, site: Site) -> Metric:
         """The metric of one site, from the statistics on disk."""
-        return self.metric(site.shape, self.sums.moments(site, self.metric.needs))
+        return self.metric(site.shape, self.sums.moments(site, self.metric.needs), self.tokens)
 
 
 def default_work() -> Path:
@@ -100,7 +101,8 @@ def price_model(
     clock.lap("text")
     sums, identity = _measured(opened, found, calibration, settings, metric.needs, workspace, progress)
     clock.lap("measure")
-    curves, factors, notes = _priced(opened, found, sums, identity, settings, metric, workspace, progress)
+    tokens = calibration.ids.numel()
+    curves, factors, notes = _priced(opened, found, sums, tokens, identity, settings, metric, workspace, progress)
     clock.lap("price")
     return Priced(
         opened=opened,
@@ -110,6 +112,7 @@ def price_model(
         sums=sums,
         factors=factors,
         held_out=held_out,
+        tokens=tokens,
         calibration=calibration.identity(),
         seconds=clock.laps,
         notes=notes,
@@ -234,6 +237,7 @@ def _priced(
     opened: Opened,
     found: Sequence[Site],
     sums: SumsFolder,
+    tokens: int,
     measured: Mapping[str, Any],
     settings: Settings,
     metric: type[Metric],
@@ -248,7 +252,7 @@ def _priced(
     if not listing.exists():
         rows = {}
         for site in progress("price", found, len(found)):
-            rows[site.name] = _prices(opened, site, sums, settings, metric, folder)
+            rows[site.name] = _prices(opened, site, sums, tokens, settings, metric, folder)
         write_json(listing, rows)
     prices = read_json(listing)
     itemsize = next(opened.model.parameters()).dtype.itemsize
@@ -264,13 +268,19 @@ def _priced(
 
 
 def _prices(
-    opened: Opened, site: Site, sums: SumsFolder, settings: Settings, metric: type[Metric], folder: Path
+    opened: Opened,
+    site: Site,
+    sums: SumsFolder,
+    tokens: int,
+    settings: Settings,
+    metric: type[Metric],
+    folder: Path,
 ) -> dict[str, list[float]] | None:
     """The errors of all sizes of all structures; None for a site that no calibration token reached."""
     moments = sums.moments(site, metric.needs)
     if any(not m.any() for m in moments.values()):
         return None
-    ruler, weight = metric(site.shape, moments), weight_of(opened, site)
+    ruler, weight = metric(site.shape, moments, tokens), weight_of(opened, site)
     rows, prepared = {}, {}
     for form in map(structure, settings.structures):
         solver = solvers.choose(type(form), metric)

@@ -28,9 +28,14 @@ class Statistic(ABC):
         """Add a batch in place: inputs (tokens × n), gradients (tokens × m), whichever `reads` names."""
 
     @staticmethod
-    def finished(total: Tensor) -> Tensor:
-        """The sum in its final form, from one that `add` may keep in a cheaper one."""
+    def pack(total: Tensor) -> Tensor:
+        """The sum as kept on disk."""
         return total
+
+    @staticmethod
+    def unpack(packed: Tensor) -> Tensor:
+        """The inverse of `pack`."""
+        return packed
 
 
 INPUTS = frozenset({"inputs"})

@@ -65,7 +65,7 @@ class Sums:
         for name, owners in self.totals.items():
             for site, total in owners.items():
                 facts = {"count": str(self.counts[site]), "tokens": str(self.tokens), "windows": str(self.windows)}
-                write_tensors(partial / name / f"{site}.safetensors", {"sum": total}, facts)
+                write_tensors(partial / name / f"{site}.safetensors", {"sum": statistic(name).pack(total)}, facts)
         partial.rename(folder)
 
     @classmethod
@@ -79,7 +79,7 @@ class Sums:
                 key = owner(name, site)
                 if key not in totals[name]:
                     tensors, facts = read_tensors(folder / name / f"{key}.safetensors")
-                    totals[name][key] = tensors["sum"]
+                    totals[name][key] = statistic(name).unpack(tensors["sum"])
                     sums.counts[key] = int(facts["count"])
                     sums.tokens, sums.windows = int(facts["tokens"]), int(facts["windows"])
         for site in sites:
@@ -109,7 +109,7 @@ class SumsFolder:
         tensors, facts = read_tensors(path)
         shared = statistic(name).reads == INPUTS
         count = int(facts["count"] if shared else facts["tokens"])
-        mean = statistic(name).finished(tensors["sum"].double()) / max(count, 1)
+        mean = statistic(name).unpack(tensors["sum"].double()) / max(count, 1)
         if shared:
             self._shared = (path, mean)
         return mean

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gossamer.linalg.gram import add_gram, mirror
+from gossamer.linalg.gram import add_gram, pack, unpack
 from gossamer.statistics._base import GRADIENTS, Statistic
 from gossamer.vocabulary import Shape
 
@@ -21,6 +21,5 @@ class GradientSecondMoment(Statistic):
         assert gradients is not None
         add_gram(total, gradients)
 
-    @staticmethod
-    def finished(total: Tensor) -> Tensor:
-        return mirror(total)
+    pack = staticmethod(pack)
+    unpack = staticmethod(unpack)

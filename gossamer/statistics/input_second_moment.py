@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gossamer.linalg.gram import add_gram, mirror
+from gossamer.linalg.gram import add_gram, pack, unpack
 from gossamer.statistics._base import INPUTS, Statistic
 from gossamer.vocabulary import Shape
 
@@ -21,6 +21,5 @@ class InputSecondMoment(Statistic):
         assert inputs is not None
         add_gram(total, inputs)
 
-    @staticmethod
-    def finished(total: Tensor) -> Tensor:
-        return mirror(total)
+    pack = staticmethod(pack)
+    unpack = staticmethod(unpack)

@@ -1,0 +1,134 @@
+"""How fast measuring and pricing are, beside a plain implementation and beside the floor, all in one run.
+
+    python benchmarks/speed.py --calibration wiki.valid.raw
+
+*Plain*: float32 passes, a full product for every layer's A and G, and for every layer two float64 eigendecompositions
+and one float64 SVD of the whitened weight. *Floor*: the model's forward and backward passes in the number format that
+gossamer uses, and one float64 eigendecomposition of the smaller side a layer. Passes are timed on a few windows
+and scaled to the 16,384 tokens of the protocol; plain pricing is timed on some blocks and scaled to all.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer import Settings
+from gossamer.checkpoints.opening import open_model
+from gossamer.checkpoints.store import Workspace
+from gossamer.evaluation.memory import peak_bytes
+from gossamer.recipes.pricing import find_sites, price_model, weight_of, windows_for
+from gossamer.statistics._gather import frozen_twin, gather, passes_dtype
+from gossamer.statistics._predictive import sampled_gradient
+from gossamer.vocabulary import Site
+
+NEEDS = ("input_second_moment", "gradient_second_moment")
+TOKENS = 16_384
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def plain_measure(model: Any, found: tuple[Site, ...], windows: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    sums = {s.name: (torch.zeros(s.shape[1], s.shape[1]), torch.zeros(s.shape[0], s.shape[0])) for s in found}
+    handles = []
+    for site in found:
+
+        def hook(_m: Any, args: Any, out: Tensor, site: Site = site) -> None:
+            x = args[0].detach().reshape(-1, site.shape[1])
+            sums[site.name][0].addmm_(x.T, x)
+
+            def back(g: Tensor) -> None:
+                g = g.reshape(-1, site.shape[0])
+                sums[site.name][1].addmm_(g.T, g)
+
+            out.register_hook(back)
+
+        handles.append(model.get_submodule(site.name).register_forward_hook(hook))
+    passes(model, windows)
+    for handle in handles:
+        handle.remove()
+    return sums
+
+
+def passes(model: Any, windows: Tensor, batch: int = 2) -> None:
+    handle = model.get_input_embeddings().register_forward_hook(lambda _m, _i, out: out.requires_grad_())
+    generator = torch.Generator().manual_seed(0)
+    for ids in windows.split(batch):
+        outputs = model(input_ids=ids, use_cache=False)
+        outputs.logits.backward(sampled_gradient(outputs, generator))
+    handle.remove()
+
+
+def plain_price(weight: Tensor, a: Tensor, g: Tensor) -> Tensor:
+    roots = []
+    for moment in (g.double(), a.double()):
+        values, vectors = torch.linalg.eigh(moment + 1e-3 * moment.diagonal().mean() * torch.eye(len(moment)))
+        roots.append((vectors * values.clamp_min(0).sqrt()) @ vectors.T)
+    return torch.linalg.svd(roots[0] @ weight @ roots[1], full_matrices=False)[1]
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--model", default="smollm2-135m")
+    ask.add_argument("--calibration", required=True)
+    ask.add_argument("--windows", type=int, default=8)
+    ask.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "speed.json")
+    given = ask.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Workspace(Path(folder) / "cache")
+        opened = open_model(given.model, cache.root)
+        found = find_sites(opened)
+        settings = Settings(text=given.calibration, tokens=TOKENS)
+        ids = windows_for(opened, settings, cache)[0].ids[: given.windows]
+        scale = TOKENS / ids.numel()
+        dtype = passes_dtype(opened.model)
+        twin, plain = frozen_twin(opened.model, dtype), frozen_twin(opened.model, torch.float32)
+        passes(twin, ids[:1])
+        seconds = {"floor passes": scale * timed(lambda: passes(twin, ids))}
+        seconds["gossamer measure"] = scale * timed(lambda: gather(twin, found, ids, NEEDS, seed=0))
+        kept: dict[str, tuple[Tensor, Tensor]] = {}
+        seconds["plain measure"] = scale * timed(lambda: kept.update(plain_measure(plain, found, ids)))
+        blocks = [s for s in found if any(f".{b}." in s.name for b in (0, 15, 29))]
+        share = len(found) / len(blocks)
+        seconds["plain price"] = share * timed(
+            lambda: [plain_price(weight_of(opened, s), *(k / ids.numel() for k in kept[s.name])) for s in blocks]
+        )
+        squares = [torch.randn(min(s.shape), min(s.shape), dtype=torch.float64) for s in blocks]
+        seconds["floor price"] = share * timed(lambda: [torch.linalg.eigh(q + q.T) for q in squares])
+        before = peak_bytes()
+        small = replace(settings, tokens=ids.numel())
+        priced = price_model(given.model, small, work=cache.root)
+        seconds["gossamer price"] = priced.seconds["price"]
+        again = price_model(given.model, small, work=cache.root)
+        seconds["gossamer price, kept curves"] = again.seconds["price"]
+    plain_total = seconds["plain measure"] + seconds["plain price"]
+    own_total = seconds["gossamer measure"] + seconds["gossamer price"]
+    floor_total = seconds["floor passes"] + seconds["floor price"]
+    result = {
+        "tokens": TOKENS,
+        "passes": str(dtype),
+        "seconds": {k: round(v, 2) for k, v in seconds.items()},
+        "plain over gossamer": round(plain_total / own_total, 2),
+        "gossamer over floor": round(own_total / floor_total, 2),
+        "peak_bytes_before_whole_job": before,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
