@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py --calibration wiki.valid.raw --test wiki.test.raw [--rows two_sided,…] [--keep 0.9,0.8]
 
-Every cell is one compression and one measurement: 20,480 tokens of the test text in disjoint windows of 1,024,
+Every cell is measured on the first 20,480 tokens of the test text in disjoint windows of 1,024,
 float32, every token but the first of each window scored. Cells are kept in compare.json as they are done, so an
 interrupted run goes on; a method that fails says so in its cell.
 """
@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 import gossamer.recipes.compress as street
 from gossamer import Budget, GossamerError, Settings, data
@@ -70,43 +69,51 @@ def main() -> None:
     for name in given.rows.split(","):
         row = ROWS[name]
         text = None if name.endswith("_own") else given.calibration
-        for keep in map(float, given.keep.split(",")):
-            key = f"{name} {keep:g}"
-            if "perplexity" in cells.get(key, {}):
-                continue
-            cells[key] = cell(given.model, replace(row, settings=replace(row.settings, text=text)), keep, given)
+        row = replace(row, settings=replace(row.settings, text=text))
+        keeps = [k for k in map(float, given.keep.split(",")) if "perplexity" not in cells.get(f"{name} {k:g}", {})]
+        if keeps:
+            cells |= {f"{name} {k:g}": c for k, c in measured(given, row, keeps).items()}
             write(given.out, cells)
-            Console().print(key, cells[key].get("perplexity", cells[key].get("failed")))
+        for keep in map(float, given.keep.split(",")):
+            found = cells[f"{name} {keep:g}"]
+            print(name, keep, found.get("perplexity", found.get("failed")), flush=True)
 
 
-def cell(model: str, row: Row, keep: float, given: argparse.Namespace) -> dict[str, object]:
+def measured(given: argparse.Namespace, row: Row, keeps: list[float]) -> dict[float, dict[str, object]]:
+    """One row's cells; its budgets share the statistics, the curves, and the dense model's passes."""
     started = time.monotonic()
     try:
-        priced = price_model(model, row.settings, work=given.work, progress=bar)
-        plan = street.make_plan(priced, Budget(unit="params", amount=keep), row.allocator)
-        small = street.build(priced, plan, progress=bar)
+        priced = price_model(given.model, row.settings, work=given.work, progress=bar)
+        plans = [street.make_plan(priced, Budget(unit="params", amount=keep), row.allocator) for keep in keeps]
+        small = [street.build(priced, plan, progress=bar) for plan in plans]
         windows = data.cut(data.read(given.test), Path(given.test).name, priced.opened.tokenizer, 1024)
         windows = replace(windows, ids=windows.ids[:20])
-        score = fidelity.compare(priced.opened.model, [small], windows, progress=bar)[0]
+        scores = fidelity.compare(priced.opened.model, small, windows, progress=bar)
     except GossamerError as error:
-        return {"what": row.what, "failed": str(error)}
-    assert score.nats is not None
-    assert score.dense_nats is not None
-    return {
+        return {keep: {"what": row.what, "failed": str(error)} for keep in keeps}
+    shared = {
         "what": row.what,
-        "kept": sum(o.cost.params for o in plan.choices.values()) / sum(c.dense.cost.params for c in priced.curves),
-        "perplexity": math.exp(score.nats),
-        "dense_perplexity": math.exp(score.dense_nats),
-        "standard_error_nats": score.standard_error,
-        "divergence": score.divergence,
-        "predicted": plan.predicted,
-        "unit": plan.unit,
-        "protocol": dict(score.protocol),
+        "allocator": row.allocator,
         "calibration": {**priced.calibration, "source": Path(str(priced.calibration["source"])).name},
         "settings": {**asdict(row.settings), "text": row.settings.text and Path(row.settings.text).name},
-        "allocator": row.allocator,
-        "seconds": time.monotonic() - started,
+        "seconds_for_the_row": round(time.monotonic() - started, 1),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+    dense = sum(c.dense.cost.params for c in priced.curves)
+    return {
+        keep: {
+            **shared,
+            "kept": sum(o.cost.params for o in plan.choices.values()) / dense,
+            "perplexity": math.exp(score.nats or math.nan),
+            "dense_perplexity": math.exp(score.dense_nats or math.nan),
+            "standard_error_nats": score.standard_error,
+            "divergence": score.divergence,
+            "predicted": plan.predicted,
+            "bound": plan.bound,
+            "unit": plan.unit,
+            "protocol": dict(score.protocol),
+        }
+        for keep, plan, score in zip(keeps, plans, scores, strict=True)
     }
 
 

@@ -100,17 +100,21 @@ def _core(curves: Sequence[Curve], limit: int, unit: Unit, price: float, gap: fl
                 error.append((curve.options[i].error - best.error) / gap)
     n = len(site)
     scale = float(max(map(abs, cost))) or 1.0
-    result = milp(
-        c=np.asarray(error),
-        constraints=[
-            LinearConstraint(coo_matrix((np.ones(n), (site, range(n))), shape=(len(curves), n)), 1, 1),
-            LinearConstraint(np.asarray(cost)[None] / scale, -np.inf, room / scale),
-        ],
-        integrality=np.ones(n),
-        bounds=Bounds(0, 1),
-        options={"time_limit": SECONDS, "mip_rel_gap": 1e-6},
-    )
-    return None if result.x is None else _checked(result.x, site, option, cost, room)
+    for margin in (0.0, 2e-6):  # HiGHS keeps to a limit up to its tolerance; a little less room makes that exact
+        result = milp(
+            c=np.asarray(error),
+            constraints=[
+                LinearConstraint(coo_matrix((np.ones(n), (site, range(n))), shape=(len(curves), n)), 1, 1),
+                LinearConstraint(np.asarray(cost)[None] / scale, -np.inf, room / scale - margin),
+            ],
+            integrality=np.ones(n),
+            bounds=Bounds(0, 1),
+            options={"time_limit": SECONDS, "mip_rel_gap": 1e-6},
+        )
+        found = None if result.x is None else _checked(result.x, site, option, cost, room)
+        if found is not None:
+            return found
+    return None
 
 
 def _checked(

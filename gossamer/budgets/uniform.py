@@ -11,14 +11,21 @@ class Uniform(Allocator):
 
     def allocate(self, curves: Sequence[Curve], limit: int, unit: Unit) -> Allocation:
         affordable(curves, limit, unit)
-        fraction = limit / sum(curve.dense.cost.of(unit) for curve in curves)
-        choices = {curve.site: self._within(curve, fraction, unit) for curve in curves}
-        return Allocation(choices=choices, bound=0.0)
+        cheapest = {curve.site: min(curve.options, key=lambda o: o.cost.of(unit)) for curve in curves}
+        pinned: dict[str, Option] = {}
+        while True:
+            # A site that cannot become so small takes its cheapest option, and the others share what that leaves.
+            rest = [curve for curve in curves if curve.site not in pinned]
+            room = limit - sum(o.cost.of(unit) for o in pinned.values())
+            fraction = room / max(sum(curve.dense.cost.of(unit) for curve in rest), 1)
+            stuck = [c for c in rest if cheapest[c.site].cost.of(unit) > fraction * c.dense.cost.of(unit)]
+            if not stuck:
+                choices = {c.site: pinned.get(c.site) or _within(c, fraction, unit) for c in curves}
+                return Allocation(choices=choices, bound=0.0)
+            pinned |= {curve.site: cheapest[curve.site] for curve in stuck}
 
-    @staticmethod
-    def _within(curve: Curve, fraction: float, unit: Unit) -> Option:
-        dense = curve.dense.cost.of(unit)
-        fitting = [o for o in curve.options if o.cost.of(unit) <= fraction * dense]
-        if not fitting:
-            return min(curve.options, key=lambda o: o.cost.of(unit))
-        return max(fitting, key=lambda o: (o.cost.of(unit), -o.error))
+
+def _within(curve: Curve, fraction: float, unit: Unit) -> Option:
+    """The largest option within a fraction of the dense weight."""
+    fitting = [o for o in curve.options if o.cost.of(unit) <= fraction * curve.dense.cost.of(unit)]
+    return max(fitting, key=lambda o: (o.cost.of(unit), -o.error))

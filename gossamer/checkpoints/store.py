@@ -1,5 +1,6 @@
 """Tensors at rest: safetensors files that appear whole or not at all and know their own checksum."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,10 +17,10 @@ from torch import Tensor
 from gossamer.errors import OutputError, WorkError
 
 
-def checksum(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """crc32 over names, types, shapes and bytes: enough to notice damage, at the speed of memory."""
-    value = 0
-    for name, tensor in tensors:
+def checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    """crc32 over facts, names, types, shapes and bytes: enough to notice damage, at the speed of memory."""
+    value = zlib.crc32(json.dumps(sorted(facts.items())).encode())
+    for name, tensor in sorted(tensors.items()):
         value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
         value = zlib.crc32(_bytes(tensor), value)
     return f"{value:08x}"
@@ -50,11 +51,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clean = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        save_file(clean, partial, {**facts, "crc32": checksum(sorted(clean.items()))})
+        save_file(clean, partial, {**facts, "crc32": checksum(clean, facts)})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise OutputError(f"Could not write {path}: {error}; free some space or choose another folder.") from error
+
+
+def _discard(partial: Path) -> None:
+    with contextlib.suppress(OSError):
+        partial.unlink()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -65,7 +71,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WorkError(f"{path} cannot be read ({error}); delete the working folder and run again.") from error
-    if facts.pop("crc32", None) != checksum(sorted(tensors.items())):
+    if facts.pop("crc32", None) != checksum(tensors, facts):
         raise WorkError(f"{path} is damaged: its checksum does not match; delete the working folder and run again.")
     return tensors, facts
 
@@ -78,7 +84,7 @@ def write_json(path: Path, data: Any) -> None:
         partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise OutputError(f"Could not write {path}: {error}; free some space or choose another folder.") from error
 
 

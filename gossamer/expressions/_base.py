@@ -53,5 +53,5 @@ def read(tree: dict[str, Any]) -> Expression:
 
     try:
         return discover.load(room, tree["kind"], Expression).empty(tree)  # type: ignore[type-abstract]
-    except (KeyError, TypeError, ValueError, PlanError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, PlanError) as error:
         raise ModelError(f"The model's config describes a weight that cannot be: {tree!r} ({error}).") from error

@@ -3,13 +3,18 @@
 import torch
 from torch import Tensor
 
+from gossamer.errors import NumericsError
+
 
 def safe_cholesky(matrix: Tensor) -> Tensor:
     """Lower triangular L with L Lᵀ = matrix, plus the least jitter that makes the factorization succeed.
 
     `matrix` (n × n, float64) is symmetric and positive semidefinite up to rounding. The jitter starts at zero and
-    grows from 1e-14 of the mean diagonal; a zero matrix gets the root of a tiny multiple of the identity.
+    grows from 1e-14 of the mean diagonal; a zero matrix gets the root of a tiny multiple of the identity. Raises
+    `NumericsError` for a matrix that is not finite.
     """
+    if not torch.isfinite(matrix).all():
+        raise NumericsError("A second moment holds NaN or infinite values; check the calibration text and the model.")
     n = matrix.shape[0]
     scale = float(matrix.diagonal().mean().clamp_min(0)) or 1.0
     eye = torch.eye(n, dtype=matrix.dtype, device=matrix.device)

@@ -1,6 +1,6 @@
-"""Sums of outer products, computed once for each pair."""
+"""Sums of outer products, computed and kept once for each pair of coordinates, give or take a panel."""
 
-import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,25 +10,31 @@ PANEL = 256
 (two AVX-512 cores: 280 GFLOP/s counted as the full product, against 165 for the full product itself)."""
 
 
-def add_gram(total: Tensor, rows: Tensor) -> None:
-    """Add rowsᵀ rows to `total` (n × n, float32) in place, on and below the diagonal panels only.
-
-    `rows` is (tokens × n). What stands above them is not kept right; `pack` leaves it out.
-    """
-    rows = rows.to(total.dtype)
-    for start in range(0, total.shape[0], PANEL):
-        total[start:, start : start + PANEL].addmm_(rows[:, start:].T, rows[:, start : start + PANEL])
+def panels_numel(n: int) -> int:
+    """How many numbers the panels of an n × n symmetric matrix hold."""
+    return sum((n - start) * min(PANEL, n - start) for start in range(0, n, PANEL))
 
 
-def pack(total: Tensor) -> Tensor:
-    """The n(n + 1)/2 numbers on and below the diagonal, row by row: all that `add_gram` keeps right."""
-    return torch.cat([row[: i + 1] for i, row in enumerate(total)])
+def _panels(flat: Tensor, n: int) -> Iterator[tuple[int, Tensor]]:
+    """(first column, view of shape (n − first column) × width) for each panel of a flat buffer."""
+    offset = 0
+    for start in range(0, n, PANEL):
+        height, width = n - start, min(PANEL, n - start)
+        yield start, flat[offset : offset + height * width].view(height, width)
+        offset += height * width
 
 
-def unpack(packed: Tensor) -> Tensor:
-    """The full symmetric matrix of which `pack` kept the lower triangle."""
-    n = (math.isqrt(8 * len(packed) + 1) - 1) // 2
-    full = packed.new_zeros(n, n)
-    for i, part in enumerate(packed.split(list(range(1, n + 1)))):
-        full[i, : i + 1] = part
-    return full + full.tril(-1).T
+def add_gram(flat: Tensor, rows: Tensor) -> None:
+    """Add rowsᵀ rows to the panels in `flat` (`panels_numel(n)`, float32) in place; `rows` is (tokens × n)."""
+    rows = rows.to(flat.dtype)
+    for start, panel in _panels(flat, rows.shape[1]):
+        panel.addmm_(rows[:, start:].T, rows[:, start : start + PANEL])
+
+
+def from_panels(flat: Tensor, n: int) -> Tensor:
+    """The full symmetric matrix (n × n) whose panels `add_gram` filled."""
+    full = flat.new_zeros(n, n)
+    for start, panel in _panels(flat, n):
+        full[start:, start : start + PANEL] = panel
+    lower = torch.tril(full)
+    return lower + torch.tril(full, -1).T

@@ -18,4 +18,4 @@ class Activation(KroneckerMetric):
 
     @cached_property
     def input(self) -> Tensor:
-        return damped(self.statistics["input_second_moment"], 1e-8)
+        return damped(self.statistics["input_second_moment"], 1e-6)

@@ -190,7 +190,7 @@ def _measured(
     }
     folder = workspace.folder("statistics", identity)
     complete = folder / f"sums-{len(calibration.ids)}"
-    if not complete.is_dir():
+    if needs and not complete.is_dir():
         _enough_memory(opened, found, needs, dtype)
         twin = frozen_twin(opened.model, dtype)
 

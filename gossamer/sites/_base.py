@@ -65,7 +65,7 @@ def find(model: nn.Module) -> list[Site]:
 
     kinds = discover.catalogue(room, Host)  # type: ignore[type-abstract]
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    users = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    users = Counter(id(p) for _, m in model.named_modules(remove_duplicate=False) for p in m.parameters(recurse=False))
     sites = []
     for name, module in model.named_modules():
         kind = next((k for k, h in kinds.items() if h.matches(module)), None)
@@ -83,6 +83,7 @@ def find(model: nn.Module) -> list[Site]:
 def replace(model: nn.Module, site: Site, expression: Expression) -> None:
     """Put an expression where the site's weight was, in the weight's dtype and on its device; the bias stays."""
     module = model.get_submodule(site.name)
+    assert expression.shape == site.shape
     weight = host(site.kind).weight(module)
     bias = module.bias if site.bias else None
     carrier = Carrier(expression, None)

@@ -21,7 +21,10 @@ POINTS = 8
 
 
 class WeightedSVD(Solver):
-    """Prices a few ranks by fitting them, and the ranks between by interpolating the logarithm."""
+    """Prices a few ranks by fitting them; between them it scales the plain SVD's error by the gain at its neighbours.
+
+    A fit is never worse than the fits of lower ranks: where it ends in a poorer minimum, one of those is padded.
+    """
 
     exact = False
 
@@ -29,26 +32,46 @@ class WeightedSVD(Solver):
         return issubclass(structure, RankStructure) and issubclass(metric, DiagonalFisher)
 
     def prepare(self, weight: Tensor, structure: Structure, metric: Metric) -> dict[str, Tensor]:
-        sizes = structure.sizes((weight.shape[0], weight.shape[1]))
-        picked = sorted({sizes[i * (len(sizes) - 1) // (POINTS - 1)] for i in range(POINTS)})
+        picked = self._picked(weight)
         errors = [metric.error(weight - torch.matmul(*self._fit(weight, size, metric))) for size in picked]
-        # More rank cannot cost more: a larger fit that ended in a worse minimum could have padded the smaller one.
+        u, sv, vh = torch.linalg.svd(weight, full_matrices=False)
+        plain = [metric.error(weight)]
+        rest = weight.clone()
+        for i in range(len(sv)):
+            rest -= sv[i] * u[:, i : i + 1] * vh[i]
+            plain.append(metric.error(rest))
         falling = torch.tensor(errors, dtype=torch.float64).cummin(0).values
-        return {"sizes": torch.tensor(picked), "errors": falling}
+        return {"sizes": torch.tensor(picked), "errors": falling, "plain": torch.tensor(plain, dtype=torch.float64)}
+
+    @staticmethod
+    def _picked(weight: Tensor) -> list[int]:
+        most = max(min(weight.shape) - 1, 1)
+        return sorted({1 + i * (most - 1) // (POINTS - 1) for i in range(POINTS)})
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        known, errors = prepared["sizes"].double(), prepared["errors"].double().clamp_min(1e-300).log()
+        if not sizes:
+            return []
+        known, plain = prepared["sizes"], prepared["plain"].double()
+        tiny = 1e-12 * plain[0] + 1e-300
+        gain = ((prepared["errors"].double() + tiny) / (plain[known] + tiny)).log()
+        known = known.double()
         at = torch.tensor(sizes, dtype=torch.float64).clamp(known[0], known[-1])
         right = torch.searchsorted(known, at).clamp(1, max(len(known) - 1, 1)).clamp_max(len(known) - 1)
         left = (right - 1).clamp_min(0)
         share = (at - known[left]) / (known[right] - known[left]).clamp_min(1)
-        return (errors[left] + share * (errors[right] - errors[left])).exp().tolist()
+        there = (gain[left] + share * (gain[right] - gain[left])).exp() * plain[torch.tensor(sizes)]
+        return there.cummin(0).values.tolist()
 
     def solve(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> Expression:
         assert isinstance(structure, RankStructure)
-        return structure.express(*self._fit(weight, size, metric))
+        fits = [self._fit(weight, s, metric) for s in {*(p for p in self._picked(weight) if p < size), size}]
+        left, right = min(fits, key=lambda f: metric.error(weight - f[0] @ f[1]))
+        lack = size - left.shape[1]
+        return structure.express(
+            torch.nn.functional.pad(left, (0, lack)), torch.nn.functional.pad(right, (0, 0, 0, lack))
+        )
 
     @staticmethod
     def _fit(weight: Tensor, size: int, metric: Metric) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ class Statistic(ABC):
     @staticmethod
     @abstractmethod
     def extent(shape: Shape) -> tuple[int, ...]:
-        """The shape of the sum for a weight of shape (m, n)."""
+        """The shape that `add` keeps the sum in, for a weight of shape (m, n)."""
 
     @staticmethod
     @abstractmethod
@@ -28,14 +28,9 @@ class Statistic(ABC):
         """Add a batch in place: inputs (tokens × n), gradients (tokens × m), whichever `reads` names."""
 
     @staticmethod
-    def pack(total: Tensor) -> Tensor:
-        """The sum as kept on disk."""
+    def finished(total: Tensor, shape: Shape) -> Tensor:
+        """The sum as a metric wants it, from the form that `add` keeps it in."""
         return total
-
-    @staticmethod
-    def unpack(packed: Tensor) -> Tensor:
-        """The inverse of `pack`."""
-        return packed
 
 
 INPUTS = frozenset({"inputs"})

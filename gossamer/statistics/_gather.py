@@ -44,7 +44,7 @@ def gather(
     needs: Sequence[str],
     *,
     seed: int,
-    batch_tokens: int = 1024,
+    batch_tokens: int = 512,
     sums: Sums | None = None,
     keep: Callable[[Sums], None] | None = None,
     progress: Progress = silent,

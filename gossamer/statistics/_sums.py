@@ -62,10 +62,11 @@ class Sums:
         """One file for each sum; `folder` must not exist and appears whole or not at all."""
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         for name, owners in self.totals.items():
             for site, total in owners.items():
                 facts = {"count": str(self.counts[site]), "tokens": str(self.tokens), "windows": str(self.windows)}
-                write_tensors(partial / name / f"{site}.safetensors", {"sum": statistic(name).pack(total)}, facts)
+                write_tensors(partial / name / f"{site}.safetensors", {"sum": total}, facts)
         partial.rename(folder)
 
     @classmethod
@@ -79,7 +80,7 @@ class Sums:
                 key = owner(name, site)
                 if key not in totals[name]:
                     tensors, facts = read_tensors(folder / name / f"{key}.safetensors")
-                    totals[name][key] = statistic(name).unpack(tensors["sum"])
+                    totals[name][key] = tensors["sum"]
                     sums.counts[key] = int(facts["count"])
                     sums.tokens, sums.windows = int(facts["tokens"]), int(facts["windows"])
         for site in sites:
@@ -109,7 +110,7 @@ class SumsFolder:
         tensors, facts = read_tensors(path)
         shared = statistic(name).reads == INPUTS
         count = int(facts["count"] if shared else facts["tokens"])
-        mean = statistic(name).unpack(tensors["sum"].double()) / max(count, 1)
+        mean = statistic(name).finished(tensors["sum"].double(), site.shape) / max(count, 1)
         if shared:
             self._shared = (path, mean)
         return mean

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gossamer.linalg.gram import add_gram, pack, unpack
+from gossamer.linalg.gram import add_gram, from_panels, panels_numel
 from gossamer.statistics._base import INPUTS, Statistic
 from gossamer.vocabulary import Shape
 
@@ -14,12 +14,13 @@ class InputSecondMoment(Statistic):
 
     @staticmethod
     def extent(shape: Shape) -> tuple[int, ...]:
-        return (shape[1], shape[1])
+        return (panels_numel(shape[1]),)
 
     @staticmethod
     def add(total: Tensor, inputs: Tensor | None, gradients: Tensor | None) -> None:
         assert inputs is not None
         add_gram(total, inputs)
 
-    pack = staticmethod(pack)
-    unpack = staticmethod(unpack)
+    @staticmethod
+    def finished(total: Tensor, shape: Shape) -> Tensor:
+        return from_panels(total, shape[1])

@@ -1,0 +1,228 @@
+"""Every allocator: within the limit, or a refusal that says what is possible; and the knapsack is the best there is."""
+
+import itertools
+import random
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from gossamer import budgets, discover
+from gossamer.budgets import Allocator, tied, untied
+from gossamer.errors import BudgetError
+from gossamer.vocabulary import Cost, Curve, Option
+
+ALLOCATORS = discover.catalogue(budgets, Allocator)
+KNAPSACK, UNIFORM = ALLOCATORS["knapsack"](), ALLOCATORS["uniform"]()
+PHASES = (Phase.explicit, Phase.generate, Phase.shrink)
+UNITS = ("params", "bytes", "macs")
+
+each_allocator = pytest.mark.parametrize("name", ALLOCATORS)
+
+
+def option(structure, size, params, error):
+    """Bytes and multiply-adds differ from the parameters, so that taking the wrong unit shows."""
+    cost = Cost(params=params, bytes=2 * params + 7, macs=params + size)
+    return Option(structure=structure, size=size, cost=cost, error=error)
+
+
+def curve(site, dense, *others):
+    """A curve from the dense size and (size, error) pairs."""
+    options = [option("dense", 99, dense, 0.0)]
+    options += [option("rank", i, size, error) for i, (size, error) in enumerate(others, start=1)]
+    return Curve(site=site, options=tuple(options))
+
+
+def floor_of(curves, unit):
+    return sum(min(o.cost.of(unit) for o in c.options) for c in curves)
+
+
+@st.composite
+def problems(draw, most_sites=4):
+    """(curves, limit, unit) with a limit anywhere between too little and more than all."""
+    curves = []
+    for site in range(draw(st.integers(1, most_sites))):
+        dense = draw(st.integers(2, 60))
+        errors = st.one_of(st.floats(1e-3, 10), st.sampled_from([0.0, 1.0, 2.0]))
+        others = draw(st.lists(st.tuples(st.integers(1, dense - 1), errors), max_size=5))
+        curves.append(curve(f"site{site}", dense, *others))
+    unit = draw(st.sampled_from(UNITS))
+    total = sum(c.dense.cost.of(unit) for c in curves)
+    floor = floor_of(curves, unit)
+    limit = draw(st.one_of(st.integers(floor - 3, floor + 10), st.integers(floor, total + 5)))
+    return curves, max(0, limit), unit
+
+
+def least_error(curves, limit, unit):
+    """By trying everything."""
+    every = itertools.product(*[c.options for c in curves])
+    return min(sum(o.error for o in picks) for picks in every if sum(o.cost.of(unit) for o in picks) <= limit)
+
+
+@each_allocator
+@given(problem=problems())
+@settings(deadline=None, phases=PHASES, max_examples=80)
+def test_an_allocation_fits_the_limit_or_is_refused_with_the_smallest_that_is_possible(name, problem):
+    curves, limit, unit = problem
+    floor = floor_of(curves, unit)
+    if limit < floor:
+        with pytest.raises(BudgetError, match=rf"\b{floor:,}\b"):
+            ALLOCATORS[name]().allocate(curves, limit, unit)
+        return
+    allocation = ALLOCATORS[name]().allocate(curves, limit, unit)
+    assert allocation.cost.of(unit) <= limit
+    assert list(allocation.choices) == [c.site for c in curves]
+    assert all(allocation.choices[c.site] in c.options for c in curves)
+    assert allocation.cost.of(unit) == sum(o.cost.of(unit) for o in allocation.choices.values())
+
+
+@each_allocator
+def test_a_site_without_a_cheap_option_does_not_push_the_total_over_the_limit(name):
+    curves = [curve("stubborn", 100), curve("willing", 100, (10, 4.0), (50, 2.0))]
+    allocation = ALLOCATORS[name]().allocate(curves, 120, "params")
+    assert allocation.cost.params <= 120
+
+
+@each_allocator
+@given(problem=problems())
+@settings(deadline=None, phases=PHASES, max_examples=40)
+def test_the_bound_is_below_the_loss(name, problem):
+    curves, limit, unit = problem
+    if limit < floor_of(curves, unit):
+        return
+    allocation = ALLOCATORS[name]().allocate(curves, limit, unit)
+    assert allocation.bound + 1e-12 >= 0
+    assert allocation.bound <= least_error(curves, limit, unit) + 1e-12
+    assert allocation.bound <= allocation.error + 1e-12
+
+
+@each_allocator
+def test_the_smallest_possible_limit_takes_the_cheapest_of_every_site(name):
+    curves = [curve("a", 50, (10, 1.0), (20, 0.5)), curve("b", 30, (5, 2.0)), curve("c", 40)]
+    allocation = ALLOCATORS[name]().allocate(curves, 55, "params")
+    assert [o.cost.params for o in allocation.choices.values()] == [10, 5, 40]
+
+
+@each_allocator
+@pytest.mark.parametrize("extra", [0, 1, 10_000])
+def test_a_budget_for_everything_leaves_everything_dense(name, extra):
+    curves = [curve("a", 50, (10, 1.0), (49, 0.0)), curve("b", 30, (5, 2.0))]
+    for unit in UNITS:
+        limit = sum(c.dense.cost.of(unit) for c in curves) + extra
+        allocation = ALLOCATORS[name]().allocate(curves, limit, unit)
+        assert {o.structure for o in allocation.choices.values()} == {"dense"}
+        assert allocation.error == 0
+
+
+@each_allocator
+def test_an_allocation_does_not_depend_on_when_it_was_made(name):
+    curves = [curve(str(i), 50 + i, (10, 3.0 / (i + 1)), (25, 1.0 / (i + 1))) for i in range(12)]
+    first = ALLOCATORS[name]().allocate(curves, 300, "params")
+    assert ALLOCATORS[name]().allocate(curves, 300, "params") == first
+
+
+@given(problem=problems())
+@settings(deadline=None, phases=PHASES, max_examples=80)
+def test_the_knapsack_is_as_good_as_trying_everything(problem):
+    curves, limit, unit = problem
+    if limit < floor_of(curves, unit):
+        return
+    best = least_error(curves, limit, unit)
+    assert KNAPSACK.allocate(curves, limit, unit).error == pytest.approx(best, rel=1e-6, abs=1e-9)
+
+
+@given(seed=st.integers(0, 10_000), spread=st.sampled_from([1, 5, 30]))
+@settings(deadline=None, phases=PHASES, max_examples=30)
+def test_the_knapsack_of_a_real_models_size_misses_no_more_than_a_few_millionths_of_the_budget_buy(seed, spread):
+    """What a solver of real numbers takes for equal may be a few numbers over the limit."""
+    source, unit = random.Random(seed), 10**8
+    curves = []
+    for site in range(5):
+        sizes = [(k * unit // 8 + round(spread * (2 * source.random() - 1)), k) for k in (1, 2, 3, 5, 6)]
+        curves.append(curve(str(site), unit, *[(size, (8 - k) ** 2 * (0.5 + source.random())) for size, k in sizes]))
+    limit = sum(source.choice(c.options).cost.params for c in curves) - source.choice([0, 1, 10])
+    room = limit - 4 * limit // 10**6
+    if room < floor_of(curves, "params"):
+        return
+    found = KNAPSACK.allocate(curves, limit, "params")
+    assert found.cost.params <= limit
+    assert found.error <= least_error(curves, room, "params") * (1 + 1e-6) + 1e-9
+
+
+@given(problem=problems(most_sites=10))
+@settings(deadline=None, phases=PHASES, max_examples=40)
+def test_the_knapsack_never_loses_more_than_uniform_does_within_the_same_limit(problem):
+    curves, limit, unit = problem
+    if limit < floor_of(curves, unit):
+        return
+    rival = UNIFORM.allocate(curves, limit, unit)
+    if rival.cost.of(unit) <= limit:
+        assert KNAPSACK.allocate(curves, limit, unit).error <= rival.error * (1 + 1e-6) + 1e-12
+
+
+def test_the_knapsack_spends_where_it_saves_most():
+    curves = [curve("dull", 100, (50, 1.0)), curve("keen", 100, (50, 5.0))]
+    choices = KNAPSACK.allocate(curves, 150, "params").choices
+    assert choices["keen"].structure == "dense"
+    assert choices["dull"].structure == "rank"
+
+
+def test_the_knapsack_takes_an_option_off_the_hull_where_the_best_plan_needs_it():
+    # The relaxation would mix 10 and 100; within 60 only the point above the hull makes use of the room.
+    curves = [curve("only", 100, (10, 1.0), (60, 0.8))]
+    assert KNAPSACK.allocate(curves, 60, "params").choices["only"].size == 2
+
+
+def test_the_bound_is_the_linear_relaxation():
+    curves = [curve("only", 100, (20, 4.0))]
+    assert KNAPSACK.allocate(curves, 60, "params").bound == pytest.approx(2.0)
+
+
+def test_uniform_gives_every_site_its_largest_option_within_the_common_fraction():
+    ladder = [(10, 3.0), (40, 2.0), (60, 1.0)]
+    curves = [curve("a", 100, *ladder), curve("b", 200, (20, 3.0), (99, 2.0), (101, 1.0))]
+    choices = UNIFORM.allocate(curves, 150, "params").choices
+    assert [o.cost.params for o in choices.values()] == [40, 99]
+
+
+@given(problem=problems(), data=st.data())
+@settings(deadline=None, phases=PHASES, max_examples=80)
+def test_tied_sites_get_one_size_and_their_costs_add_up(problem, data):
+    curves, limit, unit = problem
+    sites = [c.site for c in curves]
+    groups: dict[str, str] = {}
+    for at, site in enumerate(sites):
+        leader = sites[data.draw(st.integers(0, at))]
+        groups[site] = groups.get(leader, leader)
+    joined = tied(curves, groups)
+    assert {c.site for c in joined} == set(groups.values())
+    assert sum(c.dense.cost.of(unit) for c in joined) == sum(c.dense.cost.of(unit) for c in curves)
+    if limit < floor_of(joined, unit):
+        return
+    together = KNAPSACK.allocate(joined, limit, unit)
+    single = untied(together, curves, groups)
+    assert list(single.choices) == sites
+    assert all(single.choices[c.site] in c.options for c in curves)
+    assert single.cost == together.cost
+    assert single.cost.of(unit) <= limit
+    assert single.error == pytest.approx(together.error)
+    assert single.bound == together.bound
+    for group in set(groups.values()):
+        chosen = together.choices[group]
+        for member in (c for c in curves if groups[c.site] == group):
+            mine = single.choices[member.site]
+            offered = any((o.structure, o.size) == (chosen.structure, chosen.size) for o in member.options)
+            wanted = (chosen.structure, chosen.size) if offered else ("dense", 99)
+            assert (mine.structure, mine.size) == wanted
+
+
+def test_a_site_that_is_tied_to_none_keeps_its_curve():
+    curves = [curve("a", 50, (10, 1.0)), curve("b", 30, (5, 2.0))]
+    assert tied(curves, {"a": "a", "b": "b"}) == curves
+
+
+def test_tying_never_beats_choosing_freely():
+    curves = [curve("a", 100, (20, 1.0), (60, 0.1)), curve("b", 100, (20, 9.0), (60, 6.0))]
+    free = KNAPSACK.allocate(curves, 120, "params")
+    bound = KNAPSACK.allocate(tied(curves, {"a": "a", "b": "a"}), 120, "params")
+    assert free.error < bound.error

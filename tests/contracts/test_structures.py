@@ -1,0 +1,139 @@
+"""Every structure: the sizes it offers, what they cost, and that what it builds is what it was given."""
+
+import pytest
+import torch
+from contract_cases import RANK_STRUCTURES, STRUCTURES, normal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gossamer.vocabulary import Cost
+
+SMALL = [(1, 1), (1, 2), (1, 40), (40, 1), (2, 2), (3, 2)]
+SHAPES = [*SMALL, (8, 8), (5, 17), (17, 5), (130, 129), (128, 400), (400, 128)]
+
+
+def stored(expression: torch.nn.Module, macs: int) -> Cost:
+    parameters = list(expression.parameters())
+    tensors = [*parameters, *expression.buffers()]
+    return Cost(
+        params=sum(p.numel() for p in parameters),
+        bytes=sum(t.numel() * t.element_size() for t in tensors),
+        macs=macs,
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_sizes_ascend_and_are_possible_ranks(name, shape):
+    sizes = STRUCTURES[name]().sizes(shape)
+    assert sizes == sorted(set(sizes))
+    assert all(isinstance(s, int) and 1 <= s <= min(shape) for s in sizes)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", sorted(set(STRUCTURES) - {"dense"}))
+def test_every_size_offered_is_cheaper_than_the_dense_weight(name, shape):
+    form, dense = STRUCTURES[name](), STRUCTURES["dense"]()
+    whole = dense.cost(shape, min(shape), 2)
+    for size in form.sizes(shape):
+        cost = form.cost(shape, size, 2)
+        assert cost.params < whole.params
+        assert cost.macs < whole.macs
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_costs_rise_with_size(name, shape):
+    form = STRUCTURES[name]()
+    costs = [form.cost(shape, size, 2) for size in form.sizes(shape)]
+    for unit in ("params", "bytes", "macs"):
+        ladder = [c.of(unit) for c in costs]
+        assert ladder == sorted(set(ladder))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 17), (17, 5), (130, 129)], ids=str)
+@pytest.mark.parametrize("name", sorted(set(STRUCTURES) - {"dense"}))
+def test_a_weight_of_ordinary_size_is_offered_at_least_one_size(name, shape):
+    assert STRUCTURES[name]().sizes(shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dense_is_offered_once_and_costs_all_its_numbers(shape):
+    dense = STRUCTURES["dense"]()
+    numbers = shape[0] * shape[1]
+    assert dense.sizes(shape) == [min(shape)]
+    assert dense.cost(shape, min(shape), 4) == Cost(params=numbers, bytes=4 * numbers, macs=numbers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", RANK_STRUCTURES)
+def test_the_cost_quoted_is_the_cost_built(name, shape, dtype):
+    form = RANK_STRUCTURES[name]()
+    sizes = form.sizes(shape)
+    for size in {*sizes[:2], *sizes[-1:]}:
+        left, right = normal(size, shape[0], size), normal(size + 1, size, shape[1])
+        expression = form.express(left, right).to(dtype)
+        assert form.cost(shape, size, dtype.itemsize) == stored(expression, expression.macs())
+        assert expression.shape == shape
+
+
+@pytest.mark.parametrize("name", RANK_STRUCTURES)
+@given(m=st.integers(1, 12), n=st.integers(1, 12), part=st.floats(0, 1), seed=st.integers(0, 10_000))
+@settings(deadline=None, max_examples=40)
+def test_the_expression_of_two_factors_is_their_product(name, m, n, part, seed):
+    r = 1 + round(part * (min(m, n) - 1))
+    left, right = normal(seed, m, r), normal(seed + 1, r, n)
+    expression = RANK_STRUCTURES[name]().express(left, right)
+    product = left @ right
+    assert expression.shape == (m, n)
+    assert (expression.dense() - product).norm() <= 1e-9 * product.norm()
+
+
+@pytest.mark.parametrize("name", RANK_STRUCTURES)
+def test_the_parameters_of_an_expression_are_float64_and_no_views_of_the_factors(name):
+    left, right = normal(0, 6, 3), normal(1, 3, 9)
+    before = left.clone(), right.clone()
+    expression = RANK_STRUCTURES[name]().express(left, right)
+    with torch.no_grad():
+        for parameter in expression.parameters():
+            assert parameter.dtype == torch.float64
+            parameter.zero_()
+    assert torch.equal(left, before[0]) and torch.equal(right, before[1])
+
+
+@pytest.mark.parametrize("name", RANK_STRUCTURES)
+@pytest.mark.parametrize("shape", [(40, 60, 30), (60, 40, 39), (64, 64, 63)], ids=str)
+def test_the_numbers_of_random_factors_stay_finite_and_moderate(name, shape):
+    m, n, r = shape
+    left, right = normal(5, m, r), normal(6, r, n)
+    largest = max(float(left.abs().max()), float(right.abs().max()), float((left @ right).abs().max()))
+    for parameter in RANK_STRUCTURES[name]().express(left, right).parameters():
+        assert torch.isfinite(parameter).all()
+        assert float(parameter.detach().abs().max()) <= 10 * largest
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("name", RANK_STRUCTURES)
+def test_half_precision_holds_a_product_however_its_size_is_shared_between_the_factors(name, scale):
+    left, right = normal(7, 10, 4), normal(8, 4, 12)
+    sizes = torch.tensor([scale, 1.0, 1 / scale, 1.0], dtype=torch.float64)
+    expression = RANK_STRUCTURES[name]().express(left * sizes, right / sizes[:, None]).to(torch.float16)
+    product = left @ right
+    assert (expression.dense().double() - product).norm() <= 5e-3 * product.norm()
+
+
+@pytest.mark.parametrize("name", RANK_STRUCTURES)
+@pytest.mark.parametrize("lost", ["right", "left", "both", "all"])
+def test_factors_that_have_lost_rank_are_still_expressed(name, lost):
+    left, right = normal(9, 8, 5), normal(10, 5, 11)
+    if lost in ("right", "both"):
+        right[3:] = 0
+    if lost in ("left", "both"):
+        left[:, 1] = left[:, 0]
+    if lost == "all":
+        right = torch.zeros_like(right)
+    product = left @ right
+    dense = RANK_STRUCTURES[name]().express(left, right).dense()
+    assert torch.isfinite(dense).all()
+    assert (dense - product).norm() <= 1e-9 * product.norm()

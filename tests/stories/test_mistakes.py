@@ -1,0 +1,518 @@
+"""Whatever is wrong is said in one sentence; nothing is left half-written, and nothing is lost."""
+
+import errno
+import hashlib
+import json
+import re
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gossamer.checkpoints import store
+
+LAYER = "model.layers.0.mlp.up_proj.weight"
+
+
+def contents(folder):
+    return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).digest() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder where an output would go, and where nothing may be left."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def fails(refused, tiny, work, place):
+    """A function: compressing this model with these options is refused, and leaves no trace of an output."""
+
+    def said(model, *words, work=work, text=tiny):
+        sentence = refused("compress", model, "--keep", 0.5, *text, "--work", work, "--out", place / "out", *words)
+        assert not list(place.iterdir())
+        return sentence
+
+    return said
+
+
+# ── the model ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def weights(change):
+    def spoil(folder):
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path, {"format": "pt"})
+
+    return spoil
+
+
+def config(**changes):
+    def spoil(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return spoil
+
+
+def cut(folder, file="model.safetensors", share=0.5):
+    path = folder / file
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def pickled(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+MODELS = {
+    "no config": (lambda f: (f / "config.json").unlink(), "without a config.json"),
+    "a config that is no JSON": (lambda f: (f / "config.json").write_text("{"), "JSON"),
+    "a config that is a list": (lambda f: (f / "config.json").write_text("[]"), "config"),
+    "an empty config": (lambda f: (f / "config.json").write_text("{}"), "model_type|model type"),
+    "an unknown kind of model": (config(model_type="spaghetti"), "spaghetti"),
+    "a model with code of its own": (config(architectures=["SpaghettiForCausalLM"]), "SpaghettiForCausalLM.*never run"),
+    "a config that asks for other shapes": (config(intermediate_size=56), "shape|size"),
+    "a config with words for numbers": (config(hidden_size="wide"), "hidden_size|wide"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "safetensors"),
+    "a missing weight": (weights(lambda t: t.pop(LAYER)), f"lacks 1 weight.*{LAYER}"),
+    "weights cut short": (cut, "can be loaded|damaged"),
+    "a header cut short": (lambda f: cut(f, share=0.005), "can be loaded|damaged"),
+    "empty weights": (lambda f: cut(f, share=0), "can be loaded|damaged"),
+    "weights that are not a number": (weights(lambda t: t[LAYER].view(-1)[7:8].fill_(torch.nan)), f"{LAYER}.*NaN"),
+    "infinite weights": (weights(lambda t: t[LAYER].view(-1)[7:8].fill_(-torch.inf)), f"{LAYER}.*infinite"),
+    "weights as a pickle": (pickled, "safetensors"),
+    "weights so large that activations overflow": (weights(lambda t: t[LAYER].fill_(3e38)), "not finite"),
+}
+
+
+@pytest.mark.parametrize("mistake", MODELS)
+def test_a_broken_model(mistake, fails, copied):
+    spoil, words = MODELS[mistake]
+    folder = copied("llama")
+    spoil(folder)
+    before = contents(folder)
+    said = fails(folder)
+    assert re.search(words, said), said
+    assert str(folder) in said or "not finite" in said, said
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/no/such/folder", "no model at /no/such/folder"),
+        ("./nowhere", "no model at"),
+        ("nowhere.gguf", "no model at"),
+        ("nobody/nothing", "nobody/nothing"),
+        ("nothing-by-that-name", "nothing-by-that-name"),
+    ],
+)
+def test_no_model_there(name, words, fails):
+    assert words in fails(name)
+
+
+def test_a_file_that_is_no_model(fails, text_file):
+    assert "not a .gguf" in fails(text_file)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_what_was_compressed_is_not_compressed_again(kind, fails, compressed):
+    """Also where some layers are still dense, as an encoder's pooler is."""
+    assert "compressed already" in fails(compressed(kind).folder)
+
+
+def test_nor_where_the_first_compression_left_layers_dense(run, fails, model_folder, tiny, work, tmp_path):
+    first = tmp_path / "first"
+    words = ("--keep", 0.9, "--allocator", "knapsack", *tiny, "--work", work)
+    assert run("compress", model_folder("llama"), *words, "--out", first).code == 0
+    choices = json.loads((first / "plan.json").read_text())["choices"].values()
+    assert {c["structure"] for c in choices} == {"dense", "pivoted_low_rank"}
+    assert "compressed already" in fails(first)
+
+
+def test_a_layer_that_no_token_reaches_stays_dense_and_is_named(run, model_folder, tiny, work, place):
+    told = run("compress", model_folder("bert"), "--keep", 0.6, *tiny, "--work", work, "--out", place / "out")
+    assert told.code == 0
+    assert re.search(r"note: .*stay.* dense .*never reached.*pooler\.dense", told.out)
+    report = json.loads((place / "out" / "report.json").read_text())
+    assert any("pooler.dense" in note for note in report["notes"])
+    dense, small = (
+        load_file(path)["pooler.dense.weight"]
+        for path in (model_folder("bert") / "model.safetensors", place / "out" / "gossamer.safetensors")
+    )
+    assert torch.equal(dense, small)
+
+
+# ── the text ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TEXTS = {
+    "empty": (b"", "is empty"),
+    "blank": (b" \n\t\n ", "is empty"),
+    "a few words": (b"w1 w2 w3", "8 tokens, fewer than one window of 32"),
+    "one window": (b"w1 w2 w3 " * 5, "fills one window of 32 tokens; two are needed"),
+    "binary": (bytes(range(256)) * 20, "cannot be read as UTF-8"),
+    "in another encoding": ("ein Größenwahn " * 99).encode("utf-16")
+    and (
+        ("ein Größenwahn " * 99).encode("latin-1"),
+        "cannot be read as UTF-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("option", ["--text", "--test"])
+@pytest.mark.parametrize("mistake", TEXTS)
+def test_a_text_that_cannot_be_used(mistake, option, fails, model_folder, tmp_path):
+    content, words = TEXTS[mistake]
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    if option == "--test" and mistake == "one window":
+        pytest.skip("one window is enough to judge by")
+    said = fails(model_folder("llama"), option, path)
+    assert words in said
+    assert str(path) in said
+
+
+@pytest.mark.parametrize("option", ["--text", "--test"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/no/such/text", "no text file /no/such/text"),
+        ("missing.txt", "no text file missing.txt"),
+        ("missing", "no file missing"),
+        ("missing.csv", "no file missing.csv"),
+        ("/tmp", "no text file /tmp"),
+        ("", "text"),
+    ],
+)
+def test_a_text_that_is_not_there(name, words, option, fails, model_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    said = fails(model_folder("llama"), option, name)
+    assert re.search(words, said), said
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said"),
+    [
+        ("llama", ("--window", 1), "at least 2"),
+        ("llama", ("--window", 0), "at least 2"),
+        ("llama", ("--window", -32), "at least 2"),
+        ("llama", ("--tokens", -1), "tokens"),
+        ("bert", ("--window", 2), "window"),
+    ],
+)
+def test_a_window_in_which_nothing_fits(kind, words, said, fails, model_folder):
+    assert said in fails(model_folder(kind), *words)
+
+
+def test_a_tokenizer_of_another_model(fails, copied, tmp_path, text_file):
+    """It gives ids that the model has no embedding for."""
+    folder = copied("llama")
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocab = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {token: i + (500 if token == "w" else 0) for token, i in vocab.items()}
+    path.write_text(json.dumps(tokenizer))
+    assert "tokenizer" in fails(folder)
+
+
+# ── the output ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_output_folder_that_is_not_empty(refused, model_folder, tiny, work, place):
+    (place / "mine.txt").write_text("precious")
+    said = refused("compress", model_folder("llama"), "--keep", 0.5, *tiny, "--work", work, "--out", place)
+    assert "exists and is not empty" in said
+    assert [(p.name, p.read_text()) for p in place.iterdir()] == [("mine.txt", "precious")]
+
+
+def test_an_output_that_is_a_file(refused, model_folder, tiny, work, place):
+    (place / "out").write_text("precious")
+    said = refused("compress", model_folder("llama"), "--keep", 0.5, *tiny, "--work", work, "--out", place / "out")
+    assert "is a file" in said
+    assert (place / "out").read_text() == "precious"
+
+
+def test_an_output_below_a_file(refused, model_folder, tiny, work, place):
+    (place / "file").write_text("precious")
+    for command in ("compress", "plan"):
+        out = place / "file" / "out"
+        said = refused(command, model_folder("llama"), "--keep", 0.5, *tiny, "--work", work, "--out", out)
+        assert "file" in said
+    assert (place / "file").read_text() == "precious"
+
+
+def test_an_empty_output_folder_is_taken(run, model_folder, tiny, work, place):
+    words = ("--keep", 0.5, *tiny, "--work", work, "--out", place)
+    assert run("compress", model_folder("llama"), *words).code == 0
+    assert (place / "gossamer.safetensors").exists()
+
+
+def full(path):
+    return SimpleNamespace(total=10**9, used=10**9 - 1000, free=1000)
+
+
+def test_a_full_disk_is_noticed_before_anything_is_done(fails, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    assert "MB free" in fails(model_folder("llama"), work=tmp_path / "work")
+    assert not list((tmp_path / "work").rglob("*.safetensors"))
+
+
+def test_a_disk_that_fills_while_the_model_is_saved(fails, run, model_folder, tiny, work, place, monkeypatch):
+    import transformers.modeling_utils as saving
+
+    write = saving.safe_save_file
+
+    def half(tensors, filename, metadata=None):
+        write(dict(list(tensors.items())[:3]), filename, metadata=metadata)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(saving, "safe_save_file", half)
+    assert "No space left on device" in fails(model_folder("llama"))
+    monkeypatch.setattr(saving, "safe_save_file", write)
+    words = ("--keep", 0.5, *tiny, "--work", work, "--out", place / "out")
+    assert run("compress", model_folder("llama"), *words).code == 0
+
+
+@pytest.mark.parametrize("after", [3, 30])
+def test_a_disk_that_fills_while_statistics_are_saved(
+    after, fails, run, model_folder, tiny, place, tmp_path, monkeypatch
+):
+    """And once there is room again, the same command goes on."""
+    left = [after]
+
+    def half(tensors, path, facts):
+        left[0] -= 1
+        if left[0] < 0:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, path, facts)
+
+    monkeypatch.setattr(store, "save_file", half)
+    assert "No space left on device" in fails(model_folder("llama"), work=tmp_path / "work")
+    monkeypatch.setattr(store, "save_file", save_file)
+    words = ("--keep", 0.5, *tiny, "--work", tmp_path / "work", "--out", place / "out")
+    assert run("compress", model_folder("llama"), *words).code == 0
+
+
+@pytest.mark.parametrize("command", ["compress", "inspect", "evaluate"])
+def test_a_working_folder_that_is_a_file(command, refused, compressed, model_folder, tiny, text_file, place):
+    (place / "work").write_text("precious")
+    options = {
+        "compress": (model_folder("llama"), "--keep", 0.5, *tiny, "--out", place / "out"),
+        "inspect": (model_folder("llama"), *tiny),
+        "evaluate": (compressed("llama").folder, "--window", 32),
+    }
+    if command != "evaluate":
+        assert str(place / "work") in refused(command, *options[command], "--work", place / "work")
+    assert [(p.name, p.read_text()) for p in place.iterdir()] == [("work", "precious")]
+
+
+# ── the machine ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("free", "words"), [(1000, "for its weights alone"), (10**8, "Measuring .* needs about 0.5 GB")]
+)
+def test_too_little_memory(free, words, fails, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free, total=10**9))
+    said = fails(model_folder("llama"), work=tmp_path / "work")
+    assert re.search(words, said), said
+    assert "memory" in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+)
+def test_memory_that_runs_out_all_the_same(error, fails, model_folder, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise error
+
+    monkeypatch.setattr("gossamer.recipes.pricing.gather", never)
+    assert "memory" in fails(model_folder("llama"), work=tmp_path / "work")
+
+
+# ── the working folder ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def finished(run, model_folder, tiny, tmp_path_factory):
+    """A working folder that holds everything."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "plan.json"
+    assert run("plan", model_folder("llama"), "--keep", 0.5, *tiny, "--work", folder / "work", "--out", path).code == 0
+    return folder / "work"
+
+
+def flip(path, at=-5):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
+def digits(path):
+    """Another number of tokens in the header, where the checksum of the tensors does not look."""
+    data = path.read_bytes()
+    assert b'"1024"' in data
+    path.write_bytes(data.replace(b'"1024"', b'"9024"'))
+
+
+def every(pattern, damage):
+    def spoil(folder):
+        paths = list(folder.glob(pattern))
+        assert paths
+        for path in paths:
+            damage(path)
+
+    return spoil
+
+
+SUMS, FACTORS, CURVES = "statistics-*/sums-*/*/*.safetensors", "curves-*/whitened_svd/*", "curves-*/curves.json"
+DAMAGE = {
+    "a byte of the statistics": every(SUMS, flip),
+    "the head of the statistics": every(SUMS, lambda p: flip(p, 20)),
+    "the count of the statistics": every(SUMS, digits),
+    "statistics cut short": every(SUMS, lambda p: p.write_bytes(p.read_bytes()[:-40])),
+    "empty statistics": every(SUMS, lambda p: p.write_bytes(b"")),
+    "statistics that vanished": every(SUMS, lambda p: p.unlink()),
+    "a byte of the factors": every(FACTORS, flip),
+    "factors that vanished": every(FACTORS, lambda p: p.unlink()),
+    "garbage for curves": every(CURVES, lambda p: p.write_bytes(b"\xff\x00{")),
+    "curves cut short": every(CURVES, lambda p: p.write_text(p.read_text()[:-200])),
+    "curves of nothing": every(CURVES, lambda p: p.write_text("{}")),
+    "curves that are a list": every(CURVES, lambda p: p.write_text("[]")),
+    "curves without a price": every(
+        CURVES, lambda p: p.write_text(re.sub(r"\[\s*[\d.e-]+,", "[", p.read_text(), count=1))
+    ),
+    "garbage for an identity": every("statistics-*/identity.json", lambda p: p.write_text("{")),
+    "another identity": every("statistics-*/identity.json", lambda p: p.write_text("{}")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_working_folder(damage, fails, finished, model_folder, tmp_path):
+    """It is named, and the way out with it."""
+    spoil = DAMAGE[damage]
+    work = shutil.copytree(finished, tmp_path / "work")
+    spoil(work)
+    said = fails(model_folder("llama"), work=work)
+    assert str(work) in said
+    assert "delete" in said
+
+
+def test_what_is_deleted_is_worked_out_again(run, finished, model_folder, tiny, compressed, place, tmp_path):
+    work = shutil.copytree(finished, tmp_path / "work")
+    for number, pattern in enumerate(("statistics-*", "curves-*")):
+        shutil.rmtree(next(work.glob(pattern)))
+        words = ("--keep", 0.6, *tiny, "--work", work, "--out", place / f"{number}")
+        assert run("compress", model_folder("llama"), *words).code == 0
+        again = place / f"{number}" / "gossamer.safetensors"
+        assert again.read_bytes() == (compressed("llama").folder / "gossamer.safetensors").read_bytes()
+
+
+def test_damaged_writing_of_the_model_s_own(refused, run, model_folder, place, tmp_path):
+    words = (model_folder("llama"), "--tokens", 256, "--window", 32, "--work", tmp_path / "work", "--keep", 0.5)
+    assert run("plan", *words, "--out", tmp_path / "plan.json").code == 0
+    flip(next((tmp_path / "work").glob("writing-*/ids.safetensors")))
+    assert "damaged" in refused("compress", *words, "--out", place / "out")
+
+
+# ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--metric", "taste"), "nothing named 'taste' in metrics; choose one of: activation, diagonal_fisher"),
+        (("--metric", "_base"), "nothing named '_base' in metrics"),
+        (("--structures", "butterfly"), "nothing named 'butterfly' in structures; choose one of: dense, low_rank"),
+        (("--structures", "low_rank,butterfly"), "nothing named 'butterfly' in structures"),
+        (("--structures", ""), "structure"),
+        (("--structures", "dense"), "dense"),
+        (("--allocator", "lottery"), "nothing named 'lottery' in budgets; choose one of: knapsack, uniform"),
+        (("--dtype", "int3"), "no dtype 'int3'; choose auto, float32, bfloat16 or float16"),
+    ],
+)
+def test_a_name_that_nobody_knows(words, said, fails, model_folder):
+    assert said in fails(model_folder("llama"), *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--metric", "taste"),
+        ("--structures", "butterfly"),
+        ("--structures", ""),
+        ("--structures", "dense"),
+        ("--allocator", "lottery"),
+        ("--test", "/no/such/text"),
+        ("--text", "/no/such/text"),
+        ("--keep", "0.001"),
+    ],
+)
+def test_a_mistake_is_told_before_hours_of_measuring(words, refused, model_folder, tiny, place, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("it measured before it looked at its options")
+
+    monkeypatch.setattr("gossamer.recipes.pricing.gather", never)
+    options = ("--keep", 0.5, *tiny, "--work", tmp_path / "work", "--out", place / "out")
+    refused("compress", model_folder("llama"), *options, *words)
+
+
+def test_an_output_below_a_file_is_told_before_hours_of_measuring(refused, model_folder, tiny, place, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("it measured before it looked at its options")
+
+    (place / "file").write_text("precious")
+    monkeypatch.setattr("gossamer.recipes.pricing.gather", never)
+    options = ("--keep", 0.5, *tiny, "--work", place / "work", "--out", place / "file" / "out")
+    refused("compress", model_folder("llama"), *options)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compress",),
+        ("compress", "model"),
+        ("compress", "model", "--out", "x", "--keep", "much"),
+        ("compress", "model", "--out", "x", "--tokens", "1.5"),
+        ("decompress", "model"),
+        ("export", "model", "--to", "gold", "--out", "x"),
+    ],
+)
+def test_a_command_that_is_not_one_shows_how_it_is_used(words, run):
+    told = run(*words)
+    assert told.code == 2
+    assert "Usage" in told.err
+    assert "Traceback" not in told.err
+    assert not told.out
+
+
+@pytest.mark.parametrize("words", [("--help",), ("compress", "--help"), ("evaluate", "--help")])
+def test_help_is_no_mistake(words, run):
+    told = run(*words)
+    assert told.code == 0
+    assert "Usage" in told.out
+    assert not told.err
+
+
+def test_a_bug_keeps_its_traceback(run, model_folder, tiny, tmp_path, monkeypatch):
+    """What is not the user's mistake must not be dressed up as one."""
+
+    def broken(*_, **__):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("gossamer.recipes.pricing.gather", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("compress", model_folder("llama"), "--keep", 0.5, *tiny, "--work", tmp_path / "w", "--out", tmp_path / "o")

@@ -1,0 +1,193 @@
+"""A plan is read, edited and carried out; one that does not fit is refused with a sentence that says why."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gossamer.checkpoints.plugin import expressions_of
+
+LAYER = "model.layers.1.mlp.up_proj"
+
+
+@pytest.fixture(scope="module")
+def planned(run, model_folder, tiny, work, tmp_path_factory):
+    """A plan for the tiny llama."""
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    told = run("plan", model_folder("llama"), "--keep", 0.6, "--out", path, "--work", work, *tiny)
+    assert told.code == 0, told.err
+    assert str(path) in told.out
+    return path
+
+
+@pytest.fixture
+def edited(planned, tmp_path):
+    """A function: the plan with a change made by hand → its path."""
+
+    def write(change) -> str:
+        plan = json.loads(planned.read_text(encoding="utf-8"))
+        change(plan)
+        path = tmp_path / "edited.json"
+        path.write_text(json.dumps(plan), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def rank_of(model, layer):
+    expression = expressions_of(model)[layer]
+    return expression.factors[0].shape[1]
+
+
+def test_an_unedited_plan_gives_what_compress_gives(run, compressed, model_folder, tiny, work, tmp_path):
+    """The plan of the allocator that won in `compress`."""
+    winner = compressed("llama").document("plan.json")["allocator"]
+    words = ("--keep", 0.6, "--allocator", winner, "--out", tmp_path / "plan.json", "--work", work, *tiny)
+    assert run("plan", model_folder("llama"), *words).code == 0
+    told = run("apply", tmp_path / "plan.json", "--out", tmp_path / "out", "--work", work)
+    assert told.code == 0, told.err
+    assert (tmp_path / "out" / "gossamer.safetensors").read_bytes() == (
+        compressed("llama").folder / "gossamer.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("step", [-1, -5])
+def test_an_edited_rank_is_used(step, run, edited, planned, load, work, tmp_path):
+    size = max(1, json.loads(planned.read_text())["choices"][LAYER]["size"] + step)
+    path = edited(lambda plan: plan["choices"][LAYER].update(structure="pivoted_low_rank", size=size))
+    told = run("apply", path, "--out", tmp_path / "out", "--work", work)
+    assert told.code == 0, told.err
+    model = load(tmp_path / "out", "llama")
+    assert rank_of(model, LAYER) == size
+    with torch.no_grad():
+        assert torch.linalg.matrix_rank(expressions_of(model)[LAYER].dense()) == size
+    saved = json.loads((tmp_path / "out" / "plan.json").read_text())["choices"]
+    assert saved[LAYER]["size"] == size
+    others = json.loads(planned.read_text())["choices"]
+    assert {k: v["size"] for k, v in saved.items() if k != LAYER} == {
+        k: v["size"] for k, v in others.items() if k != LAYER
+    }
+
+
+def test_a_layer_is_left_alone_by_calling_it_dense(run, edited, load, model_folder, work, tmp_path):
+    path = edited(lambda plan: plan["choices"][LAYER].update(structure="dense", size=32))
+    assert run("apply", path, "--out", tmp_path / "out", "--work", work).code == 0
+    model = load(tmp_path / "out", "llama")
+    assert LAYER not in expressions_of(model)
+    assert torch.equal(
+        model.get_submodule(LAYER).weight, load(model_folder("llama"), "llama").get_submodule(LAYER).weight
+    )
+
+
+def test_a_plan_says_what_it_predicts_and_for_what(planned, model_folder):
+    plan = json.loads(planned.read_text())
+    assert plan["model"] == str(model_folder("llama"))
+    assert plan["budget"] == {"unit": "params", "amount": 0.6}
+    assert plan["unit"] == "nats per token"
+    assert 0 < plan["bound"] <= plan["predicted"]
+    assert plan["predicted"] == pytest.approx(sum(c["predicted"] for c in plan["choices"].values()))
+    assert len(plan["choices"]) == 14
+
+
+def test_an_existing_plan_is_not_overwritten(refused, planned, model_folder, tiny, work):
+    before = planned.read_bytes()
+    said = refused("plan", model_folder("llama"), "--keep", 0.4, "--out", planned, "--work", work, *tiny)
+    assert "exists" in said
+    assert planned.read_bytes() == before
+
+
+MISTAKES = {
+    "an unknown layer": (lambda p: p["choices"].update(lm_head={"structure": "dense", "size": 32}), "lm_head"),
+    "a missing layer": (lambda p: p["choices"].pop(LAYER), LAYER),
+    "an unknown structure": (lambda p: p["choices"][LAYER].update(structure="butterfly"), f"{LAYER}.*butterfly"),
+    "a structure that was not priced": (lambda p: p["choices"][LAYER].update(structure="low_rank"), "priced"),
+    "a size off the grid": (lambda p: p["choices"][LAYER].update(size=77), f"{LAYER}.*77.*nearest is 31"),
+    "a size of nothing": (lambda p: p["choices"][LAYER].update(size=0), f"{LAYER}.* 0 .*nearest is 1"),
+    "a broken size": (lambda p: p["choices"][LAYER].update(size=7.5), "7.5"),
+    "a size in words": (lambda p: p["choices"][LAYER].update(size="many"), "not a plan"),
+    "no choices": (lambda p: p.pop("choices"), "not a plan.*choices"),
+    "a setting nobody knows": (lambda p: p["settings"].update(colour="red"), "not a plan.*colour"),
+    "an unknown metric": (lambda p: p["settings"].update(metric="taste"), "taste.*choose one of"),
+    "tokens in words": (lambda p: p["settings"].update(tokens="all"), "not a plan"),
+    "structures as one word": (lambda p: p["settings"].update(structures="low_rank"), "structures"),
+    "a text that is a number": (lambda p: p["settings"].update(text=5), "text|not a plan"),
+    "a budget that cannot be": (lambda p: p["budget"].update(amount=-1), "-1"),
+    "a unit that cannot be": (lambda p: p["budget"].update(unit="pounds"), "pounds"),
+    "another model's digest": (lambda p: p.update(digest="0" * 32), "0{32}.*new plan"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_plan_with_a_mistake_is_refused(mistake, refused, edited, work, tmp_path):
+    change, words = MISTAKES[mistake]
+    path = edited(change)
+    before = Path(path).read_bytes()
+    said = refused("apply", path, "--out", tmp_path / "out", "--work", work)
+    assert re.search(words, said), said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["edited.json"]
+    assert Path(path).read_bytes() == before
+
+
+def test_a_plan_for_another_model_is_refused(refused, edited, model_folder, work, tmp_path):
+    path = edited(lambda plan: plan.update(model=str(model_folder("qwen2"))))
+    assert "new plan" in refused("apply", path, "--out", tmp_path / "out", "--work", work)
+
+
+def test_a_plan_is_refused_once_a_weight_of_its_model_has_changed(refused, edited, copied, work, tmp_path):
+    folder = copied("llama")
+    weights = load_file(folder / "model.safetensors")
+    weights[f"{LAYER}.weight"][0, 0] += 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    path = edited(lambda plan: plan.update(model=str(folder)))
+    assert "new plan" in refused("apply", path, "--out", tmp_path / "out", "--work", work)
+
+
+def test_a_plan_is_refused_once_its_model_computes_something_else(refused, edited, copied, work, tmp_path):
+    """The same weights under another activation function are another model, and other statistics."""
+    folder = copied("llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    path = edited(lambda plan: plan.update(model=str(folder)))
+    assert "new plan" in refused("apply", path, "--out", tmp_path / "out", "--work", work)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{'structure': 'dense'}", "cannot be read"),
+        (b"\x89PNG\r\n\xff\x00", "cannot be read"),
+        (b"", "cannot be read"),
+        (b"[1, 2, 3]", "not a plan"),
+        (b"7", "not a plan"),
+        (b"{}", "not a plan"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_refused(content, words, refused, work, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_bytes(content)
+    assert words in refused("apply", path, "--out", tmp_path / "out", "--work", work)
+    assert path.read_bytes() == content
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_that_is_not_there(refused, work, tmp_path):
+    said = refused("apply", tmp_path / "nowhere.json", "--out", tmp_path / "out", "--work", work)
+    assert "nowhere.json" in said
+    assert "delete" not in said, "nobody should be told to delete a plan that they wrote"
+
+
+def test_a_model_folder_instead_of_a_plan(refused, model_folder, work, tmp_path):
+    refused("apply", model_folder("llama"), "--out", tmp_path / "out", "--work", work)
+
+
+def test_the_plan_inside_a_folder_can_be_carried_out_again(run, compressed, work, tmp_path):
+    """`plan.json` lies in every compressed folder; with it the folder can be made anew."""
+    shutil.copy(compressed("gpt2").folder / "plan.json", tmp_path / "plan.json")
+    assert run("apply", tmp_path / "plan.json", "--out", tmp_path / "out", "--work", work).code == 0
+    assert (tmp_path / "out" / "gossamer.safetensors").read_bytes() == (
+        compressed("gpt2").folder / "gossamer.safetensors"
+    ).read_bytes()
