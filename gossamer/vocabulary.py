@@ -107,6 +107,8 @@ class Budget:
     amount: float
 
     def __post_init__(self) -> None:
+        if self.unit not in ("params", "bytes", "macs"):
+            raise BudgetError(f"There is no unit {self.unit!r}; choose params, bytes or macs.")
         if self.unit == "bytes":
             if not self.amount > 0:
                 raise BudgetError(f"A budget of {self.amount:g} bytes is impossible; give a positive size, as 120MB.")
@@ -164,6 +166,8 @@ class Settings:
     tie: bool = False
 
     def __post_init__(self) -> None:
+        if self.text is not None and not isinstance(self.text, str):
+            raise TextError(f"The calibration text is named by a string, and {self.text!r} is none.")
         if self.tokens < 0 or self.window < 2:
             raise TextError("A calibration pass needs tokens ≥ 0 (0 for all) and windows of at least 2 tokens.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -218,10 +222,16 @@ class PlanFile:
                 settings=Settings(**settings),
                 budget=Budget(**data["budget"]),
                 allocator=str(data["allocator"]),
-                choices={str(k): (str(v["structure"]), int(v["size"])) for k, v in data["choices"].items()},
+                choices={str(k): (str(v["structure"]), _whole(v["size"])) for k, v in data["choices"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"The file is not a plan written by 'gossamer plan' ({error!r}).") from error
+
+
+def _whole(size: Any) -> int:
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise ValueError(f"a size is a whole number, and {size!r} is not")
+    return size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,8 @@ def to_dense(model: Any, tokenizer: Any, path: Path) -> None:
         state[f"{name}.weight"] = weight if isinstance(target, nn.Linear) else weight.T.contiguous()
     dense.load_state_dict(state)
     dense.tie_weights()
+    if dense.can_generate():
+        dense.generation_config = model.generation_config
     free_output(path, weights_bytes(dense))
     with whole(path) as folder:
         dense.save_pretrained(folder)

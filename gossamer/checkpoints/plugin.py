@@ -3,8 +3,8 @@
 A folder's config says `model_type: gossamer` with the architecture's own type beside it. transformers without
 gossamer does not know that type and refuses, where a foreign quantization method would only be warned about and the
 weights left random. With gossamer, reading the config gives the architecture's own config class, so every Auto class
-finds its model, and a quantizer puts carriers in place before the weights are read. The weights lie in
-`gossamer.safetensors`, which the architecture's own class, called by name without gossamer, does not find either.
+finds its model, and a quantizer puts carriers in place before the weights are read. The architecture's own class,
+called by name without gossamer, looks for the weights under the name of a file that does not exist, and fails too.
 """
 
 from typing import Any
@@ -21,7 +21,8 @@ from gossamer.expressions import Expression
 from gossamer.sites import Carrier
 
 METHOD = "gossamer"
-WEIGHTS = "gossamer.safetensors"
+DECOY = "import-gossamer-to-load-this-model.safetensors"
+"""The file that a config names for its weights to those who read it without gossamer; it never exists."""
 
 
 @register_quantization_config(METHOD)
@@ -43,14 +44,16 @@ class CarrierQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
         for name, tree in self.quantization_config.expressions.items():
-            try:
-                module = model.get_submodule(name)
-            except AttributeError as error:
-                raise ModelError(f"The config rewrites {name}, which {type(model).__name__} does not have.") from error
+            found = _module(model, name)
+            if found is None and not hasattr(model, name.partition(".")[0]):
+                continue  # part of a head that this class does not have
+            if found is None:
+                raise ModelError(f"The config rewrites {name}, which {type(model).__name__} does not have.")
+            place, module = found
             bias = getattr(module, "bias", None)
             expression = expressions.read(tree)
             dtype = next(module.parameters()).dtype
-            model.set_submodule(name, Carrier(expression.to("meta"), bias).to(dtype))
+            model.set_submodule(place, Carrier(expression.to("meta"), bias).to(dtype))
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
@@ -77,20 +80,17 @@ class GossamerConfig(PreTrainedConfig):  # type: ignore[misc]
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         inner = dict(config_dict)
         base = inner.pop("base_model_type", None)
-        weights = inner.pop("gossamer_weights", None)
+        inner.pop("transformers_weights", None)
         if base not in CONFIG_MAPPING or "quantization_config" not in inner:
             raise ModelError(f"This folder's config.json says model_type 'gossamer' over {base!r}, which is not known.")
         inner["model_type"] = base
-        found = CONFIG_MAPPING[base].from_dict(inner, **kwargs)
-        config = found[0] if isinstance(found, tuple) else found
-        if weights:
-            config.transformers_weights = weights
-        return found
+        return CONFIG_MAPPING[base].from_dict(inner, **kwargs)
 
 
 AutoConfig.register(METHOD, GossamerConfig)
 
 _marked: dict[type, type] = {}
+MARK = "Marked_"
 
 
 def _marked_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
@@ -99,10 +99,33 @@ def _marked_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
 
         def to_dict(self: PreTrainedConfig) -> dict[str, Any]:
             data = dict(base.to_dict(self))
-            return {**data, "model_type": METHOD, "base_model_type": base.model_type}
+            return {
+                **data,
+                "model_type": METHOD,
+                "base_model_type": base.model_type,
+                "transformers_weights": DECOY,
+            }
 
-        _marked[base] = type(base.__name__, (base,), {"to_dict": to_dict, "__module__": base.__module__})
+        _marked[base] = type(MARK + base.model_type, (base,), {"to_dict": to_dict, "__module__": __name__})
     return _marked[base]
+
+
+def __getattr__(name: str) -> Any:
+    """The marked classes by name, so that a config can be sent to a process that has not made them yet."""
+    if name.startswith(MARK) and name.removeprefix(MARK) in CONFIG_MAPPING:
+        return _marked_class(CONFIG_MAPPING[name.removeprefix(MARK)])
+    raise AttributeError(name)
+
+
+def _module(model: nn.Module, name: str) -> tuple[str, nn.Module] | None:
+    """The module called `name`, also where `model` is the base model of the one that was saved, or the other way."""
+    prefix = getattr(model, "base_model_prefix", "") + "."
+    for candidate in (name, name.removeprefix(prefix), prefix + name):
+        try:
+            return candidate, model.get_submodule(candidate)
+        except AttributeError:
+            continue
+    return None
 
 
 def marked(model: PreTrainedModel, quantizer: CarrierQuantizer) -> PreTrainedModel:
@@ -112,8 +135,8 @@ def marked(model: PreTrainedModel, quantizer: CarrierQuantizer) -> PreTrainedMod
         config.__class__ = _marked_class(type(config))
     config.quantization_config = quantizer.quantization_config
     model.hf_quantizer = quantizer
-    model.is_quantized = True
-    model.quantization_method = METHOD
+    # Expressions convert like any parameters; transformers forbids .half() and .float() to models that say otherwise.
+    model.is_quantized = False
     return model
 
 

@@ -1,6 +1,5 @@
 """Save a model folder, whole or not at all."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from gossamer.checkpoints import plugin
 from gossamer.checkpoints.store import write_json
 from gossamer.errors import OutputError
 
@@ -25,6 +23,8 @@ def free_output(path: Path, weights: int) -> Path:
     if path.is_dir() and any(path.iterdir()):
         raise OutputError(f"{path} exists and is not empty; give --out the name of a new folder, or empty this one.")
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file, so {path} cannot be made below it; give --out another place.")
     free = shutil.disk_usage(there).free
     if free < weights + SLACK:
         raise OutputError(
@@ -61,10 +61,7 @@ def save(model: Any, tokenizer: Any, path: Path, documents: dict[str, Any]) -> N
     """
     free_output(path, weights_bytes(model))
     with whole(path) as folder:
-        model.save_pretrained(folder, max_shard_size="1000GB")
-        (folder / "model.safetensors").rename(folder / plugin.WEIGHTS)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        write_json(folder / "config.json", {**config, "gossamer_weights": plugin.WEIGHTS})
+        model.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         for name, document in documents.items():

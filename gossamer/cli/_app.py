@@ -9,6 +9,9 @@ import typer
 import gossamer.cli as room
 from gossamer.errors import GossamerError
 
+INTERRUPTED = 130
+"""The exit code of an interruption, which typer returns instead of passing the interruption on."""
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make a trained network small.")
 
 
@@ -25,7 +28,8 @@ def main() -> None:
             command = importlib.import_module(f"gossamer.cli.{found.name}")
             app.command(found.name)(command.run)
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except GossamerError as error:
@@ -34,9 +38,15 @@ def main() -> None:
     except MemoryError:
         typer.secho("error: The machine ran out of memory; close other programs or use a larger one.", err=True)
         sys.exit(1)
+    except RuntimeError as error:
+        # PyTorch says on the CPU that an allocation failed, on a GPU that it ran out; anything else is a bug.
+        if not any(words in str(error) for words in ("can't allocate memory", "out of memory")):
+            raise
+        typer.secho("error: The machine ran out of memory; close other programs or use a larger one.", err=True)
+        sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         typer.secho("\ninterrupted; run the same command again to go on where it stopped", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         # Typer's own usage errors know how to show themselves; anything else is a bug and keeps its traceback.
         if not hasattr(error, "show"):

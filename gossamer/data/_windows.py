@@ -46,6 +46,8 @@ def cut(text: str, source: str, tokenizer: Any, length: int) -> Windows:
     """
     head, tail = frame(tokenizer)
     room = length - len(head) - len(tail)
+    if room < 2:
+        raise TextError(f"A window of {length} tokens leaves no room for text; give a longer one with --window.")
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     count = len(ids) // room
     if not count:

@@ -37,18 +37,20 @@ def generate(
     first = 0 if done is None else len(done)
     starts = range(first, count, BATCH)
     steps = ((at, step) for at in starts for step in range(1, length))
-    cache, last, rows, generator = None, None, None, None
+    cache, rows = None, []
+    generators: list[torch.Generator] = []
     for at, step in progress("write text", steps, len(starts) * (length - 1)):
         if step == 1:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + at)
-            rows = [torch.full((min(BATCH, count - at), 1), int(start))]
+            batch = range(at, min(at + BATCH, count))
+            # One generator a sequence, so that what is written does not depend on how many are asked for.
+            generators = [torch.Generator().manual_seed(seed * 1_000_003 + row) for row in batch]
+            rows = [torch.full((len(batch), 1), int(start))]
             cache = None
-        assert rows is not None
         with torch.inference_mode():
             last = model(input_ids=rows[-1].to(model.device), past_key_values=cache, use_cache=True)
             cache = last.past_key_values
             chances = last.logits[:, -1].float().softmax(-1).cumsum(-1).cpu()
-            draw = torch.rand(len(chances), 1, generator=generator) * chances[:, -1:]
+            draw = torch.cat([torch.rand(1, 1, generator=g) for g in generators]) * chances[:, -1:]
         rows.append(torch.searchsorted(chances, draw).clamp_max_(chances.shape[1] - 1))
         if step == length - 1:
             written.append(torch.cat(rows, 1))

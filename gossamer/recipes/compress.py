@@ -1,6 +1,7 @@
 """The main street: open → measure → weigh → price → allocate → solve → install → judge → save."""
 
 import copy
+import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from gossamer.budgets import Allocator
 from gossamer.budgets._base import affordable
 from gossamer.checkpoints import plugin, saving
 from gossamer.checkpoints.opening import Opened
-from gossamer.checkpoints.store import read_json, read_tensors
+from gossamer.checkpoints.store import read_tensors
 from gossamer.data import Windows
 from gossamer.errors import PlanError
 from gossamer.evaluation import fidelity
@@ -68,6 +69,9 @@ def compress(
     dense model, by the divergence that the metric predicts, is kept.
     Raises a `GossamerError` that says what to do; nothing is left half-written.
     """
+    discover.load(budgets, allocator, Allocator)  # type: ignore[type-abstract]
+    if test is not None:
+        data.read(test)
     priced = _price(model, budget, settings or Settings(), out, work, progress)
     plan = make_plan(priced, budget, allocator)
     rival = make_plan(priced, budget, BASELINE) if allocator != BASELINE else None
@@ -84,6 +88,7 @@ def plan(
     progress: Progress = silent,
 ) -> Plan:
     """The plan alone, to be read, edited and given to `apply`."""
+    discover.load(budgets, allocator, Allocator)  # type: ignore[type-abstract]
     return make_plan(_price(model, budget, settings or Settings(), None, work, progress), budget, allocator)
 
 
@@ -96,7 +101,12 @@ def apply(
     progress: Progress = silent,
 ) -> Compressed:
     """Carry out a plan file. Raises `PlanError` where it was made for another model or names what does not exist."""
-    file = PlanFile.parse(read_json(path))
+    try:
+        file = PlanFile.parse(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise PlanError(
+            f"{path} cannot be read as a plan ({error}); give a file that 'gossamer plan' wrote."
+        ) from error
     if out is not None:
         saving.free_output(Path(out), 0)
 
@@ -136,7 +146,9 @@ def _price(
             )
             for s in found
         ]
-        affordable(curves, _limit(opened, curves, budget), budget.unit)
+        dense = sum((c.dense.cost for c in curves), NO_COST)
+        fixed = _total(opened.model).bytes - dense.bytes if budget.unit == "bytes" else 0
+        affordable(curves, _limit(opened, curves, budget), budget.unit, fixed)
         if out is not None:
             saving.free_output(Path(out), _expected_bytes(opened, curves, budget))
 

@@ -49,6 +49,8 @@ def evaluate(
     """
     if out is not None and out.exists():
         raise OutputError(f"{out} exists; give --out the name of a new file.")
+    if tokens < 0 or window < 2:
+        raise TextError("Judging needs --tokens of at least 0 (0 for all) and a --window of at least 2.")
     cache = Workspace(work or default_work()).root
     opened = open_model(name, cache)
     history = plugin.history_of(opened.model)
@@ -81,7 +83,10 @@ def _original(opened: Opened, history: list[dict[str, Any]], dense: str | None, 
     if name is None:
         return None
     dtype = str(opened.model.dtype).removeprefix("torch.")
-    original = open_model(name, cache, dtype)
+    try:
+        original = open_model(name, cache, dtype)
+    except ModelError as error:
+        raise ModelError(f"The dense model cannot be opened; say where it is with --dense. {error}") from error
     if history and original.digest != history[-1]["digest"]:
         raise ModelError(
             f"{opened.name} was made from a model with digest {history[-1]['digest']}, and {name} has "

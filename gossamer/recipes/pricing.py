@@ -15,7 +15,7 @@ from gossamer import data, discover, metrics, sites, solvers, structures
 from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import Workspace, identity_digest, read_json, read_tensors, write_json, write_tensors
 from gossamer.data import Windows
-from gossamer.errors import ResourceError, TextError
+from gossamer.errors import ModelError, PlanError, ResourceError, TextError, WorkError
 from gossamer.metrics import Metric
 from gossamer.statistics import Sums, SumsFolder
 from gossamer.statistics._gather import frozen_twin, gather, passes_dtype, shared_inputs
@@ -75,7 +75,24 @@ def menu(site: Site, names: Sequence[str], itemsize: int) -> list[tuple[Structur
 def find_sites(opened: Opened) -> tuple[Site, ...]:
     """The model's sites, each knowing which other site its input is shared with."""
     found = sites.find(opened.model)
-    reads = shared_inputs(opened.model, [s.name for s in found], torch.zeros(1, 8, dtype=torch.int64))
+    kind = type(opened.model).__name__
+    try:
+        outputs, reads = shared_inputs(opened.model, [s.name for s in found], torch.zeros(1, 8, dtype=torch.int64))
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+        raise ModelError(f"{opened.name} is a {kind}, which does not run on token ids alone: {error}") from error
+    output = getattr(outputs, "logits", None)
+    if output is None:
+        output = getattr(outputs, "last_hidden_state", None)
+    width = opened.model.config.get_text_config().vocab_size
+    if (
+        output is None
+        or output.dim() != 3
+        or (getattr(outputs, "logits", None) is not None and output.shape[-1] < width)
+    ):
+        raise ModelError(
+            f"{opened.name} is a {kind}, which does not predict tokens; give a causal or masked language model, or an "
+            "encoder without a head."
+        )
     return tuple(replace(s, reads=reads.get(s.name, s.name)) for s in found)
 
 
@@ -92,12 +109,18 @@ def price_model(
     opened = open_model(name, workspace.root, settings.dtype)
     found = find_sites(opened)
     metric = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
-    for form in settings.structures:
-        solvers.choose(type(structure(form)), metric)
+    forms = [structure(form) for form in settings.structures]
+    if not forms or any(form.name == "dense" for form in forms):
+        raise PlanError(
+            "No structure but dense was named for the weights to become; give --structures one more, as low_rank."
+        )
+    for form in forms:
+        solvers.choose(type(form), metric)
+    text = None if settings.text is None else data.read(settings.text)
     if check:
         check(opened, found)
     clock.lap("open")
-    calibration, held_out = windows_for(opened, settings, workspace, progress)
+    calibration, held_out = windows_for(opened, settings, text, workspace, progress)
     clock.lap("text")
     sums, identity = _measured(opened, found, calibration, settings, metric.needs, workspace, progress)
     clock.lap("measure")
@@ -131,18 +154,24 @@ class _Clock:
 
 
 def windows_for(
-    opened: Opened, settings: Settings, workspace: Workspace, progress: Progress = silent
+    opened: Opened, settings: Settings, text: str | None, workspace: Workspace, progress: Progress = silent
 ) -> tuple[Windows, Windows]:
     """(calibration windows from the start of the text, held-out windows from its end)."""
     config = opened.model.config
     longest = min(getattr(config, k, settings.window) for k in ("max_position_embeddings", "n_positions"))
     length = min(settings.window, longest)
-    if settings.text is None:
+    if text is None or settings.text is None:
         whole = _own_writing(opened, settings, length, workspace, progress)
     else:
         if opened.tokenizer is None:
             raise TextError(f"{opened.name} has no tokenizer, so no text can be read for it.")
-        whole = data.cut(data.read(settings.text), settings.text, opened.tokenizer, length)
+        whole = data.cut(text, settings.text, opened.tokenizer, length)
+    vocabulary = opened.model.get_input_embeddings().weight.shape[0]
+    if int(whole.ids.max()) >= vocabulary:
+        raise TextError(
+            f"{opened.name} knows {vocabulary} tokens and its tokenizer gives id {int(whole.ids.max())}; the tokenizer "
+            "belongs to another model."
+        )
     held = min(HELD_OUT, max(1, len(whole.ids) // 10))
     if len(whole.ids) < 2:
         raise TextError(f"{whole.source} fills one window of {length} tokens; two are needed, one to judge by.")
@@ -195,7 +224,9 @@ def _measured(
         twin = frozen_twin(opened.model, dtype)
 
         def keep(sums: Sums) -> None:
-            older = _partial_sums(folder)
+            older = [path for path in _partial_sums(folder) if path.name != f"sums-{sums.windows}"]
+            if (folder / f"sums-{sums.windows}").is_dir():
+                return
             sums.save(folder / f"sums-{sums.windows}")
             for path in older:
                 shutil.rmtree(path, ignore_errors=True)
@@ -254,7 +285,7 @@ def _priced(
         for site in progress("price", found, len(found)):
             rows[site.name] = _prices(opened, site, sums, tokens, settings, metric, folder)
         write_json(listing, rows)
-    prices = read_json(listing)
+    prices = _sound(read_json(listing), found, settings, listing)
     itemsize = next(opened.model.parameters()).dtype.itemsize
     curves = tuple(_curve(site, prices[site.name], settings, itemsize) for site in found)
     silent_sites = [site.name for site in found if prices[site.name] is None]
@@ -293,6 +324,21 @@ def _prices(
     return rows
 
 
+def _sound(
+    rows: Any, found: Sequence[Site], settings: Settings, path: Path
+) -> dict[str, dict[str, list[float]] | None]:
+    """The prices as read; raises `WorkError` where they are not the ones these sites and structures need."""
+    forms = {form.name: form for form in map(structure, settings.structures)}
+    for site in found:
+        row = rows.get(site.name, ()) if isinstance(rows, dict) else ()
+        lengths = {name: len(form.sizes(site.shape)) for name, form in forms.items()}
+        if row is not None and (not isinstance(row, dict) or {k: len(v) for k, v in row.items()} != lengths):
+            raise WorkError(
+                f"{path} is damaged: it lacks prices for {site.name}; delete the working folder and run again."
+            )
+    return dict(rows)
+
+
 def factors_path(folder: Path, site: Site, solver: str) -> Path:
     """The file of what a solver prepared for a site."""
     return folder / solver / f"{site.name}.safetensors"
@@ -317,4 +363,8 @@ def _curve(site: Site, prices: Mapping[str, list[float]] | None, settings: Setti
 
 def identity_of(priced: Priced) -> dict[str, Any]:
     """What a result rests on, for its history."""
-    return {"settings": asdict(priced.settings), "digest": priced.opened.digest, "calibration": priced.calibration}
+    text = priced.settings.text
+    if text is not None and Path(text).is_file():
+        text = str(Path(text).resolve())
+    settings = asdict(replace(priced.settings, text=text))
+    return {"settings": settings, "digest": priced.opened.digest, "calibration": priced.calibration}

@@ -12,8 +12,9 @@ from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site
 def report(found: Report, console: Console) -> None:
     """The table at the end of `compress` and `apply`."""
     for note in found.notes:
-        console.print(f"[yellow]note:[/] {note}", soft_wrap=True, highlight=False)
-    table = Table(title=f"{found.model} → {found.out}", title_justify="left")
+        console.print(f"note: {note}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{found.model} → {found.out}", soft_wrap=True, highlight=False, markup=False)
+    table = Table()
     for heading in ("", "dense", "compressed", "kept"):
         table.add_column(heading, justify="left" if not heading else "right")
     _costs(table, "linear layers", found.dense, found.small)
@@ -27,12 +28,14 @@ def report(found: Report, console: Console) -> None:
         f"{found.predicted:.3f}" + "".join(f"; {k}: KL {v:.4f} measured" for k, v in found.rivals.items()),
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     seconds = ", ".join(f"{k} {v:.1f}" for k, v in found.seconds.items())
     console.print(
         f"seconds: {seconds}; total {sum(found.seconds.values()):.1f}; peak memory {found.peak_memory / 1e9:.2f} GB",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
 
 
@@ -55,7 +58,9 @@ def _quality(table: Table, score: Score) -> None:
 
 def evaluation(model: str, dense: str | None, score: Score, texts: Mapping[str, str], console: Console) -> None:
     """The figures of `evaluate`; without a dense model to compare with, only the model's own."""
-    table = Table(title=f"{model}, compared with {dense}" if dense else model, title_justify="left")
+    title = f"{model}, compared with {dense}" if dense else model
+    console.print(title, soft_wrap=True, highlight=False, markup=False)
+    table = Table()
     for heading in ("", "dense", "compressed", "") if dense else ("", "model"):
         table.add_column(heading, justify="left" if not heading else "right")
     if dense:
@@ -65,14 +70,14 @@ def evaluation(model: str, dense: str | None, score: Score, texts: Mapping[str, 
         table.add_row("nats a token", f"{score.nats:.5f}")
     console.print(table)
     for key, value in score.protocol.items():
-        console.print(f"{key:>14}: {value}", soft_wrap=True, highlight=False)
+        console.print(f"{key:>14}: {value}", soft_wrap=True, highlight=False, markup=False)
     samples(texts, console)
 
 
 def samples(texts: Mapping[str, str], console: Console) -> None:
     """The dense model's continuation beside the compressed one's."""
     for name, text in texts.items():
-        console.print(f"[bold]{name}[/]: {text!r}", soft_wrap=True, highlight=False)
+        console.print(f"{name}: {text!r}", soft_wrap=True, highlight=False, markup=False)
 
 
 def sites(found: Sequence[Site], curves: Sequence[Curve], ranks: Sequence[int], unit: str, console: Console) -> None:
@@ -86,11 +91,11 @@ def sites(found: Sequence[Site], curves: Sequence[Curve], ranks: Sequence[int], 
     for site, curve in zip(found, curves, strict=True):
         options = sorted((o for o in curve.options if o.structure != "dense"), key=lambda o: o.size)
         full = min(site.shape)
-        near = [_nearest(options, full * share / 100) for share in ranks]
+        near = [_nearest(options, full * share / 100) for share in ranks] if options else []
         table.add_row(
             site.name,
             f"{site.shape[0]}×{site.shape[1]}",
-            *(f"{o.error:.4g}" for o in near),
+            *(f"{o.error:.4g}" for o in near) if near else ("–" for _ in ranks),
             _spark([o.error for o in options]),
         )
     console.print(table)

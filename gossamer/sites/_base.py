@@ -59,10 +59,13 @@ def find(model: nn.Module) -> list[Site]:
     """The model's weights that can be rewritten, in the order of its modules.
 
     Left out are the output head (what `get_output_embeddings` names) and every weight that two modules share, since
-    an embedding table is a lookup too. Raises `ModelError` where nothing is left.
+    an embedding table is a lookup too. Raises `ModelError` where nothing is left or
+    something was rewritten before.
     """
     import gossamer.sites as room
 
+    if any(isinstance(m, Carrier) for m in model.modules()):
+        raise ModelError("The model is compressed already; compress the dense one it was made from.")
     kinds = discover.catalogue(room, Host)  # type: ignore[type-abstract]
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     users = Counter(id(p) for _, m in model.named_modules(remove_duplicate=False) for p in m.parameters(recurse=False))
@@ -74,8 +77,6 @@ def find(model: nn.Module) -> list[Site]:
         m, n = kinds[kind].weight(module).shape
         sites.append(Site(name=name, kind=kind, shape=(m, n), bias=module.bias is not None, reads=name))
     if not sites:
-        if any(isinstance(m, Carrier) for m in model.modules()):
-            raise ModelError("The model is compressed already; compress the dense one it was made from.")
         raise ModelError(f"{type(model).__name__} has no linear layer that could be compressed.")
     return sites
 

@@ -135,8 +135,8 @@ def _check(values: Tensor, site: Site, what: str) -> None:
         )
 
 
-def shared_inputs(model: nn.Module, names: Sequence[str], tokens: Tensor) -> Mapping[str, str]:
-    """For each named module the first one that is fed by the very same tensor, found by running a few tokens."""
+def shared_inputs(model: nn.Module, names: Sequence[str], tokens: Tensor) -> tuple[Any, Mapping[str, str]]:
+    """Run a few tokens: the model's outputs, and for each named module the first one fed by the very same tensor."""
     modules = dict(model.named_modules())
     first: dict[int, str] = {}
     found: dict[str, str] = {}
@@ -152,8 +152,8 @@ def shared_inputs(model: nn.Module, names: Sequence[str], tokens: Tensor) -> Map
     handles = [modules[name].register_forward_pre_hook(note(name)) for name in names]
     try:
         with torch.no_grad():
-            model(input_ids=tokens.to(next(model.parameters()).device), **_no_cache(model))
+            outputs = model(input_ids=tokens.to(next(model.parameters()).device), **_no_cache(model))
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return outputs, found

@@ -27,7 +27,7 @@ def windows(count=6, length=12, seed=0, vocab=VOCAB):
 def shared_sites(model):
     """The model's sites, each knowing whose input it shares."""
     found = find(model)
-    reads = shared_inputs(model, [s.name for s in found], torch.zeros(1, 8, dtype=torch.int64))
+    _, reads = shared_inputs(model, [s.name for s in found], torch.zeros(1, 8, dtype=torch.int64))
     return [Site(name=s.name, kind=s.kind, shape=s.shape, bias=s.bias, reads=reads[s.name]) for s in found]
 
 

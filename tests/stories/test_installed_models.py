@@ -75,10 +75,10 @@ def test_minilm_in_memory_is_minilm_on_disk(english, load, answers, tmp_path):
     settings = Settings(text=str(english), tokens=1024, window=128)
     done = compress("minilm-l6-v2", Budget(unit="bytes", amount=80e6), tmp_path / "out", settings, work=tmp_path / "w")
     assert torch.equal(answers(load(tmp_path / "out", "bert")), answers(done.model))
-    with (tmp_path / "out" / "gossamer.safetensors").open("rb") as file:
+    with (tmp_path / "out" / "model.safetensors").open("rb") as file:
         header = 8 + int.from_bytes(file.read(8), "little")
     assert header < 50_000
-    assert 79e6 < (tmp_path / "out" / "gossamer.safetensors").stat().st_size - header <= 80e6
+    assert 79e6 < (tmp_path / "out" / "model.safetensors").stat().st_size - header <= 80e6
 
 
 def meaning(model, tokenizer, sentences):

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
 from gossamer import Budget, Settings, plan
 
@@ -122,15 +121,7 @@ def test_a_model_without_a_tokenizer_cannot_read_a_text(refused, copied, tiny, t
     assert "tokenizer" in said
 
 
-def test_what_it_wrote_is_what_evaluate_judges_by(run, model_folder, tmp_path):
-    """`evaluate` without a text takes the one of the compression, also where that was the model's own writing."""
+def test_evaluate_asks_for_a_text_where_there_was_none(run, refused, model_folder, tmp_path):
     out, work = tmp_path / "out", tmp_path / "work"
     assert run("compress", model_folder("llama"), "--keep", 0.6, *FEW, "--out", out, "--work", work).code == 0
-    told = run("evaluate", out, "--window", 32, "--work", work)
-    assert told.code == 0 or "--text" in told.err
-
-
-def test_the_tokenizer_still_reads_what_the_model_wrote(model_folder, tmp_path):
-    plan(str(model_folder("llama")), HALF, Settings(tokens=256, window=32), work=tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(model_folder("llama"))
-    assert all(isinstance(tokenizer.decode(row), str) for row in ids_in(tmp_path))
+    assert "--text FILE" in refused("evaluate", out, "--window", 32, "--work", work)

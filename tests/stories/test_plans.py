@@ -50,8 +50,8 @@ def test_an_unedited_plan_gives_what_compress_gives(run, compressed, model_folde
     assert run("plan", model_folder("llama"), *words).code == 0
     told = run("apply", tmp_path / "plan.json", "--out", tmp_path / "out", "--work", work)
     assert told.code == 0, told.err
-    assert (tmp_path / "out" / "gossamer.safetensors").read_bytes() == (
-        compressed("llama").folder / "gossamer.safetensors"
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        compressed("llama").folder / "model.safetensors"
     ).read_bytes()
 
 
@@ -188,6 +188,6 @@ def test_the_plan_inside_a_folder_can_be_carried_out_again(run, compressed, work
     """`plan.json` lies in every compressed folder; with it the folder can be made anew."""
     shutil.copy(compressed("gpt2").folder / "plan.json", tmp_path / "plan.json")
     assert run("apply", tmp_path / "plan.json", "--out", tmp_path / "out", "--work", work).code == 0
-    assert (tmp_path / "out" / "gossamer.safetensors").read_bytes() == (
-        compressed("gpt2").folder / "gossamer.safetensors"
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        compressed("gpt2").folder / "model.safetensors"
     ).read_bytes()

@@ -98,7 +98,7 @@ def test_tied_embeddings_stay_one_tensor(kind, compressed, load):
     for model in (made.model, load(made.folder, kind)):
         table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         assert table.data_ptr() == head.data_ptr()
-    with safe_open(made.folder / "gossamer.safetensors", "pt") as file:
+    with safe_open(made.folder / "model.safetensors", "pt") as file:
         assert sum(file.get_slice(name).get_shape() == list(table.shape) for name in file.keys()) == 1  # noqa: SIM118
 
 
@@ -133,7 +133,7 @@ def test_what_was_never_saved_by_gossamer_can_be_saved(compressed, load, answers
 def test_no_pickle_and_no_code_lies_in_the_folder(kind, compressed):
     files = [p for p in compressed(kind).folder.rglob("*") if p.is_file()]
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt"}
-    assert {"config.json", "gossamer.safetensors", "plan.json", "report.json"} <= {p.name for p in files}
+    assert {"config.json", "model.safetensors", "plan.json", "report.json"} <= {p.name for p in files}
     for path in files:
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ def test_the_command_line_and_the_library_make_the_same_folder(run, compressed, 
     told = run("compress", model_folder("llama"), "--keep", 0.6, "--out", out, "--work", work, *tiny)
     assert told.code == 0, told.err
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in made.folder.iterdir())
-    for name in ("gossamer.safetensors", "config.json", "plan.json"):
+    for name in ("model.safetensors", "config.json", "plan.json"):
         assert (out / name).read_bytes() == (made.folder / name).read_bytes(), name
 
 

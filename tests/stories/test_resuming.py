@@ -223,7 +223,7 @@ def test_the_command_line_says_how_to_go_on(run, model_folder, tiny, tmp_path, m
     monkeypatch.undo()
     monkeypatch.setenv("COLUMNS", "400")
     assert run(*words).code == 0
-    assert (tmp_path / "out" / "gossamer.safetensors").exists()
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_nothing_is_left_of_broken_off_statistics(model_folder, tiny_settings, slow, tmp_path):

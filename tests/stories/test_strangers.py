@@ -74,14 +74,14 @@ def outcomes(compressed, exported, load, answers, tmp_path_factory):
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_a_compressed_folder_does_not_load(kind, name, outcomes):
     what, message, _ = outcomes["compressed", kind, name]
-    assert what in {"ValueError", "OSError"}, message
+    assert what in {"ValueError", "OSError", "FileNotFoundError"}, message
     assert "gossamer" in message or "safetensors" in message, message
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_nor_does_one_that_was_loaded_and_saved_again(kind, name, outcomes):
     what, message, _ = outcomes["saved again", kind, name]
-    assert what in {"ValueError", "OSError"}, message
+    assert what in {"ValueError", "OSError", "FileNotFoundError"}, message
 
 
 @pytest.mark.parametrize(("kind", "name"), EXPORTED.items())
