@@ -51,7 +51,7 @@ ROWS = {
     "two_sided": Row("two-sided metric, global plan", Settings(structures=("low_rank",), tokens=TOKENS)),
     "pivoted": Row("two-sided metric, global plan, pivoted factors (the default)", Settings(tokens=TOKENS)),
     "pivoted_all": Row("the same, calibrated on the whole text", Settings(tokens=0)),
-    "pivoted_own": Row("the same, calibrated on 32,768 tokens of the model's own writing", Settings(tokens=32_768)),
+    "pivoted_own": Row("the same, calibrated on 16,384 tokens of the model's own writing", Settings(tokens=TOKENS)),
 }
 
 

@@ -157,7 +157,7 @@ class Settings:
     """
 
     text: str | None = None
-    tokens: int = 32_768
+    tokens: int = 16_384
     window: int = 512
     seed: int = 0
     metric: str = "kronecker_fisher"

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -47,7 +48,7 @@ def identity_digest(identity: Mapping[str, Any]) -> str:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     """Save tensors with string facts beside them; raises `OutputError` when the disk does not take them."""
-    partial = path.with_name(path.name + ".partial")
+    partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clean = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
@@ -56,6 +57,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     except (OSError, SafetensorError) as error:
         _discard(partial)
         raise OutputError(f"Could not write {path}: {error}; free some space or choose another folder.") from error
+
+
+def _partial(path: Path) -> Path:
+    """A name beside `path` that nobody else uses, so that two runs may share a working folder."""
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
 
 
 def _discard(partial: Path) -> None:
@@ -78,7 +84,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def write_json(path: Path, data: Any) -> None:
     """Save JSON whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

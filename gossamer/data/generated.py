@@ -9,7 +9,7 @@ from torch import Tensor
 from gossamer.errors import TextError
 from gossamer.vocabulary import Progress, silent
 
-BATCH = 32
+BATCH = 64
 """Sequences written side by side."""
 
 

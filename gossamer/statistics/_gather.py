@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import NumericsError
+from gossamer.errors import ModelError, NumericsError
 from gossamer.statistics._base import BOTH, GRADIENTS, INPUTS
 from gossamer.statistics._predictive import output_of, sampled_gradient
 from gossamer.statistics._sums import Sums, statistic
@@ -67,6 +67,11 @@ def gather(
             # Seeded by position, so that a resumed pass draws the labels it would have drawn.
             generator = torch.Generator().manual_seed(seed * 1_000_003 + sums.windows)
             outputs = model(input_ids=batch.to(device), **_no_cache(model))
+            if observer.gradients and not output_of(outputs).requires_grad:
+                raise ModelError(
+                    f"{type(model).__name__} does not pass its input embeddings on to its output, so gradients cannot "
+                    "be measured; use --metric activation."
+                )
             if observer.gradients:
                 output_of(outputs).backward(sampled_gradient(outputs, generator))
             sums.tokens += batch.numel()

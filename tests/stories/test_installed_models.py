@@ -63,7 +63,6 @@ def test_minilm_compresses_and_comes_back(run, load, answers, english, tmp_path)
     sentences = english.read_text().splitlines()[-8:]
     before, after = (meaning(model, dense.tokenizer, sentences) for model in (dense.model, first))
     alike = before @ after.T
-    print(alike.diagonal())
     assert alike.diagonal().min() > 0.9, "the compressed model means something else"
     assert alike.argmax(1).tolist() == list(range(8))
 

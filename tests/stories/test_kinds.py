@@ -11,6 +11,7 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     T5Config,
+    T5EncoderModel,
     T5ForConditionalGeneration,
     ViTConfig,
     ViTModel,
@@ -21,6 +22,7 @@ BERT = {**SMALL, "vocab_size": 272, "max_position_embeddings": 64}
 T5 = {"vocab_size": 272, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
 OTHERS = {
     "an encoder-decoder": lambda: T5ForConditionalGeneration(T5Config(**T5, decoder_start_token_id=0)),
+    "the encoder of an encoder-decoder": lambda: T5EncoderModel(T5Config(**T5)),
     "a model of images": lambda: ViTModel(ViTConfig(**SMALL, image_size=16, patch_size=8)),
     "a classifier": lambda: BertForSequenceClassification(BertConfig(**BERT, num_labels=3)),
     "a regression": lambda: BertForSequenceClassification(BertConfig(**BERT, num_labels=1)),

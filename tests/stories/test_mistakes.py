@@ -255,12 +255,10 @@ def test_an_empty_output_folder_is_taken(run, model_folder, tiny, work, place):
     assert (place / "model.safetensors").exists()
 
 
-def full(path):
-    return SimpleNamespace(total=10**9, used=10**9 - 1000, free=1000)
-
-
-def test_a_full_disk_is_noticed_before_anything_is_done(fails, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", full)
+@pytest.mark.parametrize("free", [1000, 50_010_000])
+def test_a_full_disk_is_noticed_before_anything_is_done(free, fails, model_folder, tmp_path, monkeypatch):
+    """Room for the small files alone is not enough: the weights are counted too."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**9, used=10**9 - free, free=free))
     assert "MB free" in fails(model_folder("llama"), work=tmp_path / "work")
     assert not list((tmp_path / "work").rglob("*.safetensors"))
 

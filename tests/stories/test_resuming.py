@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gossamer import Budget, Settings, compress, plan
+from gossamer.checkpoints import store
 from gossamer.checkpoints.store import read_tensors
 from gossamer.recipes import pricing
 from gossamer.statistics import _gather
@@ -234,3 +235,37 @@ def test_nothing_is_left_of_broken_off_statistics(model_folder, tiny_settings, s
     plan(str(model_folder("qwen2")), HALF, tiny_settings, work=tmp_path)
     assert [p.name for p in one(tmp_path, "statistics-*").iterdir() if p.is_dir()] == ["sums-32"]
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("label", ["measure", "price"])
+def test_two_runs_share_a_working_folder(label, model_folder, tiny_settings, slow, undisturbed, tmp_path):
+    """A second run starts and ends while the first is at work: both come out right."""
+    plans = []
+
+    def overtaken(name, items, total):
+        for number, item in enumerate(items):
+            if name == label and number == 5:
+                plans.append(plan(str(model_folder("llama")), HALF, tiny_settings, work=tmp_path))
+            yield item
+
+    plans.append(plan(str(model_folder("llama")), HALF, tiny_settings, work=tmp_path, progress=overtaken))
+    assert len(plans) == 2
+    assert plans[0] == plans[1] == plan(str(model_folder("llama")), HALF, tiny_settings, work=tmp_path)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_two_runs_may_write_one_file_at_once(tmp_path, monkeypatch):
+    """Whoever comes second finds the file there, not his own half of it taken away."""
+    save, nested = store.save_file, []
+
+    def overtaken(tensors, path, facts):
+        save(tensors, path, facts)
+        if not nested:
+            nested.append(path)
+            store.write_tensors(tmp_path / "x.safetensors", tensors, {})
+
+    monkeypatch.setattr(store, "save_file", overtaken)
+    store.write_tensors(tmp_path / "x.safetensors", {"x": torch.ones(3)}, {})
+    assert nested
+    assert torch.equal(read_tensors(tmp_path / "x.safetensors")[0]["x"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
