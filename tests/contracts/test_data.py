@@ -74,7 +74,8 @@ def test_a_model_writes_from_its_first_token_what_its_seed_decides(kind):
     assert int(one.max()) < model.config.vocab_size
 
 
-def test_writing_that_goes_on_equals_writing_in_one_go():
+def test_writing_that_goes_on_equals_writing_in_one_go(monkeypatch):
+    monkeypatch.setattr("gossamer.data.generated.BATCH", 32)
     model = build_model("llama")
     kept = []
     whole = data.generate(model, 40, 5, seed=2, keep=kept.append)

@@ -77,7 +77,8 @@ def test_more_tokens_later_give_what_more_tokens_at_once_give(model_folder, tmp_
     assert grown.choices == fresh.choices
 
 
-def test_interrupted_writing_goes_on(model_folder, tmp_path):
+def test_interrupted_writing_goes_on(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("gossamer.data.generated.BATCH", 32)
     settings = Settings(tokens=2048, window=32)
 
     def stop(name, items, total):
