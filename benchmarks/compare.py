@@ -85,7 +85,7 @@ def measured(given: argparse.Namespace, row: Row, keeps: list[float]) -> dict[fl
     try:
         priced = price_model(given.model, row.settings, work=given.work, progress=bar)
         plans = [street.make_plan(priced, Budget(unit="params", amount=keep), row.allocator) for keep in keeps]
-        small = [street.build(priced, plan, progress=bar) for plan in plans]
+        small = street.build(priced, plans, progress=bar)
         windows = data.cut(data.read(given.test), Path(given.test).name, priced.opened.tokenizer, 1024)
         windows = replace(windows, ids=windows.ids[:20])
         scores = fidelity.compare(priced.opened.model, small, windows, progress=bar)

@@ -1,5 +1,6 @@
 """A room's catalogue is its folder: every module without a leading underscore is one method, named as its file."""
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -13,7 +14,12 @@ T = TypeVar("T")
 
 def names(room: ModuleType) -> list[str]:
     """The methods of a room, in alphabetical order."""
-    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_"))
+    return list(_files(tuple(room.__path__)))
+
+
+@functools.cache
+def _files(folder: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(folder) if not m.name.startswith("_")))
 
 
 def load(room: ModuleType, name: str, kind: type[T]) -> type[T]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
@@ -16,24 +17,63 @@ ROWS = 128
 """Positions whose probabilities are held in float32 at once."""
 
 
-@torch.inference_mode()
+Row = tuple[float | None, float | None, Tensor]
+"""(dense loss, rival's loss, each a mean over positions; divergence at every position) of one window."""
+
+CLEAR = 3.0
+"""Standard errors by which a rival must trail the leader to leave a race."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """Who won (an index), the winner's score, and every rival's divergence over the windows that all of them ran."""
+
+    best: int
+    score: Score
+    divergences: tuple[float, ...]
+
+
 def compare(dense: Any, rivals: Sequence[Any], windows: Windows, *, progress: Progress = silent) -> list[Score]:
     """A score for each rival: loss and KL divergence over disjoint windows, every token but the first scored.
 
     A model without logits (an encoder) is scored by its last hidden state. Raises `NumericsError` where a model's
     outputs are not finite.
     """
+    return [_score(rows, dense, windows) for rows in _rows(dense, rivals, windows, math.inf, progress)]
+
+
+def race(dense: Any, rivals: Sequence[Any], windows: Windows, *, progress: Progress = silent) -> Race:
+    """The rival of least divergence; one that clearly trails after a window is scored no further.
+
+    Clearly: its divergence exceeds the leader's by `CLEAR` standard errors of the difference, paired over positions.
+    Raises as `compare` does.
+    """
+    rows = _rows(dense, rivals, windows, CLEAR, progress)
+    shared = min(map(len, rows))
+    best = min((i for i in range(len(rows)) if len(rows[i]) == len(windows.ids)), key=lambda i: _divergence(rows[i]))
+    return Race(best, _score(rows[best], dense, windows), tuple(_divergence(row[:shared]) for row in rows))
+
+
+@torch.inference_mode()
+def _rows(dense: Any, rivals: Sequence[Any], windows: Windows, clear: float, progress: Progress) -> list[list[Row]]:
     rows: list[list[Row]] = [[] for _ in rivals]
+    running = list(range(len(rivals)))
     for ids in progress("judge", windows.ids, len(windows.ids)):
         old = _outputs(dense, ids)
-        for row, rival in zip(rows, rivals, strict=True):
-            row.append(_row(old, _outputs(rival, ids), ids))
-    dtype = str(next(dense.parameters()).dtype).removeprefix("torch.")
-    return [_score(row, {**windows.identity(), "dtype": dtype}) for row in rows]
+        for i in running:
+            rows[i].append(_row(old, _outputs(rivals[i], ids), ids))
+        leader = min(running, key=lambda i: _divergence(rows[i]))
+        running = [i for i in running if i == leader or not _trails(rows[i], rows[leader], clear)]
+    return rows
 
 
-Row = tuple[float | None, float | None, float]
-"""(dense loss, rival's loss, divergence) of one window, each a mean over its positions."""
+def _trails(rows: list[Row], leading: list[Row], clear: float) -> bool:
+    behind = torch.cat([r[2] for r in rows]) - torch.cat([r[2] for r in leading])
+    return len(behind) > 1 and float(behind.mean()) > clear * float(behind.std()) / math.sqrt(len(behind))
+
+
+def _divergence(rows: list[Row]) -> float:
+    return float(torch.cat([r[2] for r in rows]).mean())
 
 
 def _outputs(model: Any, ids: Tensor) -> Any:
@@ -43,20 +83,22 @@ def _outputs(model: Any, ids: Tensor) -> Any:
 def _row(old: Any, new: Any, ids: Tensor) -> Row:
     if getattr(old, "logits", None) is None:
         a, b = (o.last_hidden_state[0].double() for o in (old, new))
-        return None, None, float(0.5 * (a - b).square().sum(-1).mean() / a.var(dim=0).mean())
-    sums = torch.zeros(3, dtype=torch.float64)
+        return None, None, (0.5 * (a - b).square().sum(-1) / a.var(dim=0).mean()).cpu()
+    sums = torch.zeros(2, dtype=torch.float64)
+    divergence = torch.zeros(len(ids), dtype=torch.float64)
     for start in range(0, len(ids), ROWS):
         p, q = (o.logits[0, start : start + ROWS].float().log_softmax(-1).cpu() for o in (old, new))
         target = ids[start + 1 : start + ROWS + 1, None]
         sums[0] -= p[: len(target)].gather(1, target).double().sum()
         sums[1] -= q[: len(target)].gather(1, target).double().sum()
-        sums[2] += torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum").double()
+        divergence[start : start + ROWS] = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
     scored = len(ids) - 1
-    return float(sums[0]) / scored, float(sums[1]) / scored, float(sums[2]) / len(ids)
+    return float(sums[0]) / scored, float(sums[1]) / scored, divergence
 
 
-def _score(rows: list[Row], protocol: dict[str, Any]) -> Score:
-    divergence = sum(r[2] for r in rows) / len(rows)
+def _score(rows: list[Row], dense: Any, windows: Windows) -> Score:
+    protocol = {**windows.identity(), "dtype": str(next(dense.parameters()).dtype).removeprefix("torch.")}
+    divergence = _divergence(rows)
     if not math.isfinite(divergence):
         raise NumericsError("The model's outputs are not finite on the test text; compress less, or in a wider format.")
     losses = [(old, new) for old, new, _ in rows if old is not None and new is not None]
@@ -74,13 +116,3 @@ def _score(rows: list[Row], protocol: dict[str, Any]) -> Score:
             "scored": "not the first",
         },
     )
-
-
-@torch.inference_mode()
-def mean_nats(model: Any, windows: Windows, *, progress: Progress = silent) -> float:
-    """Mean loss over the windows in nats per scored token, for a model without its dense original at hand."""
-    total = 0.0
-    for ids in progress("judge", windows.ids, len(windows.ids)):
-        logits = model(input_ids=ids[None].to(next(model.parameters()).device)).logits[0, :-1]
-        total += float(torch.nn.functional.cross_entropy(logits.float().cpu(), ids[1:]))
-    return total / len(windows.ids)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-TOKENS = 24
+TOKENS = 16
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 PANEL = 256
@@ -33,8 +32,11 @@ def add_gram(flat: Tensor, rows: Tensor) -> None:
 
 def from_panels(flat: Tensor, n: int) -> Tensor:
     """The full symmetric matrix (n × n) whose panels `add_gram` filled."""
-    full = flat.new_zeros(n, n)
+    full = flat.new_empty(n, n)
     for start, panel in _panels(flat, n):
-        full[start:, start : start + PANEL] = panel
-    lower = torch.tril(full)
-    return lower + torch.tril(full, -1).T
+        width = panel.shape[1]
+        full[start:, start : start + width] = panel
+        full[start : start + width, start + width :] = panel[width:].T
+        corner = full[start : start + width, start : start + width]
+        corner.copy_(0.5 * (corner + corner.T))  # a product's two triangles may differ by rounding
+    return full

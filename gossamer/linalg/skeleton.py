@@ -14,10 +14,9 @@ def skeleton(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     r, n = rows.shape
     packed, pivots, _ = torch.linalg.lu_factor_ex(rows.T)
-    order = torch.arange(n)
+    order = list(range(n))
     for i, p in enumerate((pivots - 1).tolist()):
-        order[i], order[p] = order[p].clone(), order[i].clone()
-    lower = packed.tril(-1)
+        order[i], order[p] = order[p], order[i]
     # rowsᵀ = P [L₁; L₂] U, so the columns beyond the pivots are L₂ L₁⁻¹ times the pivot columns.
-    coefficients = torch.linalg.solve_triangular(lower[:r], lower[r:], upper=False, left=False, unitriangular=True)
-    return order.to(rows.device), coefficients.T.contiguous()
+    coefficients = torch.linalg.solve_triangular(packed[:r], packed[r:], upper=False, left=False, unitriangular=True)
+    return torch.tensor(order, device=rows.device), coefficients.T.contiguous()

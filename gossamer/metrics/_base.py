@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from gossamer.vocabulary import Shape
@@ -53,17 +52,13 @@ class KroneckerMetric(Metric):
         return 0.5 * float((left * right).sum())
 
 
-def damped(moment: Tensor, damping: float) -> Tensor:
-    """The second moment plus `damping` times its mean diagonal on the diagonal: positive definite unless it is zero."""
-    shift = damping * moment.diagonal().mean()
-    return moment + shift * torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
-
-
-def with_prior(moment: Tensor, tokens: float, prior: float) -> Tensor:
-    """The second moment after `prior` more tokens whose coordinates vary as these do but are uncorrelated.
+def regularized(moment: Tensor, damping: float, *, tokens: float = math.inf, prior: float = 0.0) -> Tensor:
+    """The second moment after `prior` more tokens of uncorrelated coordinates, plus `damping` times its mean diagonal.
 
     The mean over few tokens sees correlations by chance, and a solver that trusts them discards what only seems not
-    to matter. Shrinkage toward the diagonal by prior / (prior + tokens) is what a pseudo-count amounts to.
+    to matter. Shrinkage toward the diagonal by prior / (prior + tokens) is what a pseudo-count of tokens whose
+    coordinates vary as these do amounts to. The damping makes the result positive definite unless the moment is zero.
     """
-    share = prior / (prior + tokens)
-    return moment if share == 0 else (1 - share) * moment + share * moment.diagonal().diag()
+    result = moment * (1 - prior / (prior + tokens))
+    result.diagonal().copy_(moment.diagonal() + damping * moment.diagonal().mean())
+    return result

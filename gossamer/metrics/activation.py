@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from gossamer.metrics._base import KroneckerMetric, damped
+from gossamer.metrics._base import KroneckerMetric, regularized
 
 
 class Activation(KroneckerMetric):
@@ -18,4 +18,4 @@ class Activation(KroneckerMetric):
 
     @cached_property
     def input(self) -> Tensor:
-        return damped(self.statistics["input_second_moment"], 1e-6)
+        return regularized(self.statistics["input_second_moment"], 1e-6)

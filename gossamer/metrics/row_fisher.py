@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from gossamer.metrics._base import KroneckerMetric, damped
+from gossamer.metrics._base import KroneckerMetric, regularized
 
 
 class RowFisher(KroneckerMetric):
@@ -18,4 +18,4 @@ class RowFisher(KroneckerMetric):
     @cached_property
     def input(self) -> Tensor:
         # The sum over the m outputs becomes a mean, so that the unit is that of the diagonal Fisher.
-        return damped(self.statistics["fisher_rows"].diag() / self.shape[0], 1e-5)
+        return regularized(self.statistics["fisher_rows"].diag() / self.shape[0], 1e-5)

@@ -209,19 +209,22 @@ def _plan(priced: Priced, budget: Budget, allocator: str, choices: Mapping[str, 
     )
 
 
-def build(priced: Priced, plan: Plan, *, progress: Progress = silent) -> Any:
-    """A model with the plan's expressions in place; what it does not rewrite it shares with the dense one."""
+def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent) -> list[Any]:
+    """A model for each plan, with its expressions in place; what none rewrites they share with the dense one."""
     model = priced.opened.model
-    small = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
-    rewritten = [s for s in priced.sites if plan.choices[s.name].structure != "dense"]
+    built = [copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())}) for _ in plans]
+    rewritten = [s for s in priced.sites if any(p.choices[s.name].structure != "dense" for p in plans)]
     for site in progress("solve", rewritten, len(rewritten)):
-        option = plan.choices[site.name]
-        form = structure(option.structure)
-        solver = solvers.choose(type(form), priced.metric)
-        prepared = read_tensors(factors_path(priced.factors, site, solver.name))[0]
-        expression = solver.solve(weight_of(priced.opened, site), form, option.size, priced.weigh(site), prepared)
-        sites.replace(small, site, expression)
-    return small
+        weight, ruler = weight_of(priced.opened, site), priced.weigh(site)
+        for small, plan in zip(built, plans, strict=True):
+            option = plan.choices[site.name]
+            if option.structure == "dense":
+                continue
+            form = structure(option.structure)
+            solver = solvers.choose(type(form), priced.metric)
+            prepared = read_tensors(factors_path(priced.factors, site, solver.name))[0]
+            sites.replace(small, site, solver.solve(weight, form, option.size, ruler, prepared))
+    return built
 
 
 def carry_out(
@@ -237,12 +240,11 @@ def carry_out(
     started = time.monotonic()
     windows = _test_windows(priced, test)
     plans = [plan] if rival is None else [plan, rival]
-    built = [build(priced, p, progress=progress) for p in plans]
+    built = build(priced, plans, progress=progress)
     solved = time.monotonic()
-    scores = fidelity.compare(priced.opened.model, built, windows, progress=progress)
-    rivals = {p.allocator: s.divergence for p, s in zip(plans, scores, strict=True)} if rival else {}
-    best = min(range(len(plans)), key=lambda i: scores[i].divergence)
-    small, plan, score = built[best], plans[best], scores[best]
+    race = fidelity.race(priced.opened.model, built, windows, progress=progress)
+    rivals = {p.allocator: d for p, d in zip(plans, race.divergences, strict=True)} if rival else {}
+    small, plan, score = built[race.best], plans[race.best], race.score
     del built
     samples = _samples(priced, small, windows)
     judged = time.monotonic()

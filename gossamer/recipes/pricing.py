@@ -292,7 +292,7 @@ def _priced(
     notes: tuple[str, ...] = ()
     if silent_sites:
         notes = (
-            f"{len(silent_sites)} layers stay dense because the calibration text never reached them: "
+            f"Stay dense because the calibration text never reached them ({len(silent_sites)}): "
             f"{', '.join(silent_sites[:3])}{' …' if len(silent_sites) > 3 else ''}",
         )
     return curves, folder, notes

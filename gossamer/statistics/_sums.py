@@ -110,7 +110,7 @@ class SumsFolder:
         tensors, facts = read_tensors(path)
         shared = statistic(name).reads == INPUTS
         count = int(facts["count"] if shared else facts["tokens"])
-        mean = statistic(name).finished(tensors["sum"].double(), site.shape) / max(count, 1)
+        mean = statistic(name).finished(tensors["sum"].double().div_(max(count, 1)), site.shape)
         if shared:
             self._shared = (path, mean)
         return mean
