@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from math import exp
 from typing import Any, Literal, Protocol, TypeVar
 
 from gossamer.errors import BudgetError, ModelError, PlanError, TextError
@@ -152,8 +153,8 @@ class Settings:
     """Everything but the budget that decides what comes out of a model.
 
     `text` is a file or a Hub data set, None the model's own writing; `tokens` how much of it to read, 0 for all;
-    `dtype` the number format to open and save in, "auto" the model's own; `tie` gives layers fed by the same input
-    one rank.
+    `metric`, `structures` and `allocator` name files of those rooms (a file of `methods` names all three); `dtype` is
+    the number format to open and save in, "auto" the model's own; `tie` gives layers fed by the same input one rank.
     """
 
     text: str | None = None
@@ -162,6 +163,7 @@ class Settings:
     seed: int = 0
     metric: str = "kronecker_fisher"
     structures: tuple[str, ...] = ("pivoted_low_rank",)
+    allocator: str = "knapsack"
     dtype: str = "auto"
     tie: bool = False
 
@@ -239,7 +241,8 @@ class Score:
     """How far a model is from its dense original on one text, with the identity of the measurement.
 
     `nats` and `dense_nats` are mean losses per scored token (None for a model that predicts no tokens), `divergence`
-    the mean KL(dense ‖ compressed) in nats per position; `standard_error` is that of `nats − dense_nats` over windows.
+    the mean KL(dense ‖ compressed) in nats per position; `standard_error` is that of `nats − dense_nats` over windows,
+    `by_window` the `nats` of every window, for comparisons in pairs.
     For an encoder `divergence` is the Gaussian analogue: half the squared output error over the outputs' variance.
     """
 
@@ -248,6 +251,17 @@ class Score:
     standard_error: float | None
     divergence: float
     protocol: Mapping[str, Any]
+    by_window: tuple[float, ...] = ()
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp of the mean loss, None for a model that predicts no tokens."""
+        return None if self.nats is None else exp(min(self.nats, 700))
+
+    @property
+    def dense_perplexity(self) -> float | None:
+        """The same of the dense model."""
+        return None if self.dense_nats is None else exp(min(self.dense_nats, 700))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from gossamer import methods
 from gossamer.errors import BudgetError
 from gossamer.vocabulary import Budget, Settings
 
@@ -21,11 +22,21 @@ Test = Annotated[str | None, typer.Option(help="Text to judge by; by default the
 Tokens = Annotated[int, typer.Option(help="Calibration tokens to read; 0 for the whole text.")]
 Window = Annotated[int, typer.Option(help="Tokens in a window.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
-Metric = Annotated[str, typer.Option(help="What an error costs: a file of gossamer/metrics.")]
-Structures = Annotated[
-    str, typer.Option("--structures", help="What weights may become, by commas: files of gossamer/structures.")
+Method = Annotated[str, typer.Option(help="Names metric, structures and allocator: a file of gossamer/methods.")]
+Metric = Annotated[
+    str | None, typer.Option(help="What an error costs, if not as in the method: a file of gossamer/metrics.")
 ]
-Allocator = Annotated[str, typer.Option(help="Who shares out the budget: a file of gossamer/budgets.")]
+Structures = Annotated[
+    str | None,
+    typer.Option(
+        "--structures",
+        help="What weights may become, if not as in the method, by commas: files of gossamer/structures.",
+    ),
+]
+Allocator = Annotated[
+    str | None,
+    typer.Option(help="Who shares out the budget, if not as in the method: a file of gossamer/budgets."),
+]
 Dtype = Annotated[str, typer.Option(help="Number format to open and save in: auto, float32, bfloat16 or float16.")]
 Tie = Annotated[bool, typer.Option("--tie", help="Give layers that are fed by the same input one rank.")]
 Work = Annotated[
@@ -58,21 +69,18 @@ def _size(text: str) -> float:
         raise BudgetError(f"{text!r} is not a size; write a number and a unit, as 120MB, 1.5GB or 800MiB.") from None
 
 
-def settings(
-    text: str | None, tokens: int, window: int, seed: int, metric: str, structures: str, dtype: str, tie: bool
-) -> Settings:
-    """The settings that the options spell out."""
-    return Settings(
-        text=text,
-        tokens=tokens,
-        window=window,
-        seed=seed,
-        metric=metric,
-        structures=tuple(name.strip() for name in structures.split(",") if name.strip()),
-        dtype=dtype,
-        tie=tie,
-    )
+def settings(method: str, metric: str | None, structures: str | None, allocator: str | None, **others: Any) -> Settings:
+    """The settings that the options spell out: the method's, unless one of the three is named."""
+    named: dict[str, Any] = {"metric": metric, "allocator": allocator}
+    if structures is not None:
+        named["structures"] = names(structures)
+    return methods.settings(method, **{k: v for k, v in named.items() if v is not None}, **others)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """What is listed by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 DEFAULTS = Settings()
-STRUCTURES = ",".join(DEFAULTS.structures)
+METHOD = "pivoted"

@@ -16,13 +16,16 @@ def run(
     tokens: o.Tokens = o.DEFAULTS.tokens,
     window: o.Window = o.DEFAULTS.window,
     seed: o.Seed = o.DEFAULTS.seed,
-    metric: o.Metric = o.DEFAULTS.metric,
-    structures: o.Structures = o.STRUCTURES,
+    method: o.Method = o.METHOD,
+    metric: o.Metric = None,
+    structures: o.Structures = None,
     dtype: o.Dtype = o.DEFAULTS.dtype,
     work: o.Work = None,
 ) -> None:
     """Show every layer of MODEL: its shape, what cutting its rank would cost, and its spectrum."""
-    settings = o.settings(text, tokens, window, seed, metric, structures, dtype, False)
+    settings = o.settings(
+        method, metric, structures, None, text=text, tokens=tokens, window=window, seed=seed, dtype=dtype
+    )
     priced = price_model(model, settings, work=work, progress=bar)
     console = Console()
     for note in priced.notes:

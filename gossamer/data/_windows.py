@@ -54,11 +54,14 @@ def cut(text: str, source: str, tokenizer: Any, length: int) -> Windows:
         raise TextError(f"{source} has {len(ids)} tokens, fewer than one window of {room}; give a longer text.")
     body = torch.tensor(ids[: count * room], dtype=torch.int64).view(count, room)
     parts = [torch.tensor(x, dtype=torch.int64).expand(count, len(x)) for x in (head, tail)]
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Windows(torch.cat([parts[0], body, parts[1]], 1), source, digest, bool(head or tail))
+    return Windows(torch.cat([parts[0], body, parts[1]], 1), source, digest(text), bool(head or tail))
+
+
+def digest(text: str) -> str:
+    """A short name for a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def from_ids(ids: Tensor, source: str) -> Windows:
     """Windows of ids that never were text."""
-    digest = hashlib.sha256(ids.contiguous().numpy().tobytes()).hexdigest()[:16]
-    return Windows(ids, source, digest, False)
+    return Windows(ids, source, hashlib.sha256(ids.contiguous().numpy().tobytes()).hexdigest()[:16], False)

@@ -115,4 +115,5 @@ def _score(rows: list[Row], dense: Any, windows: Windows) -> Score:
             "scored_tokens": protocol["windows"] * (protocol["window"] - 1),
             "scored": "not the first",
         },
+        by_window=tuple(new for _, new in losses),
     )

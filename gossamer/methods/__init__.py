@@ -2,3 +2,4 @@
 
 from gossamer.methods._base import Method as Method
 from gossamer.methods._base import method as method
+from gossamer.methods._base import settings as settings

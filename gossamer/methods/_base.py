@@ -1,8 +1,9 @@
 """The promise of a method."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gossamer import discover
+from gossamer.vocabulary import Settings
 
 
 class Method:
@@ -18,3 +19,10 @@ def method(name: str) -> type[Method]:
     import gossamer.methods as room
 
     return discover.load(room, name, Method)
+
+
+def settings(name: str, **others: Any) -> Settings:
+    """The settings of the method with this name; `others` set what it leaves open, or override it."""
+    chosen = method(name)
+    named = {"structures": chosen.structures, "metric": chosen.metric, "allocator": chosen.allocator}
+    return Settings(**{**named, **others})

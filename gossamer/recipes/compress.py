@@ -58,7 +58,6 @@ def compress(
     out: Path | str | None = None,
     settings: Settings | None = None,
     *,
-    allocator: str = "knapsack",
     test: str | None = None,
     work: Path | None = None,
     progress: Progress = silent,
@@ -69,12 +68,12 @@ def compress(
     dense model, by the divergence that the metric predicts, is kept.
     Raises a `GossamerError` that says what to do; nothing is left half-written.
     """
-    discover.load(budgets, allocator, Allocator)  # type: ignore[type-abstract]
+    settings = settings or Settings()
     if test is not None:
         data.read(test)
-    priced = _price(model, budget, settings or Settings(), out, work, progress)
-    plan = make_plan(priced, budget, allocator)
-    rival = make_plan(priced, budget, BASELINE) if allocator != BASELINE else None
+    priced = _price(model, budget, settings, out, work, progress)
+    plan = make_plan(priced, budget, settings.allocator)
+    rival = make_plan(priced, budget, BASELINE) if settings.allocator != BASELINE else None
     return carry_out(priced, plan, out, rival=rival, test=test, progress=progress)
 
 
@@ -83,13 +82,12 @@ def plan(
     budget: Budget,
     settings: Settings | None = None,
     *,
-    allocator: str = "knapsack",
     work: Path | None = None,
     progress: Progress = silent,
 ) -> Plan:
     """The plan alone, to be read, edited and given to `apply`."""
-    discover.load(budgets, allocator, Allocator)  # type: ignore[type-abstract]
-    return make_plan(_price(model, budget, settings or Settings(), None, work, progress), budget, allocator)
+    settings = settings or Settings()
+    return make_plan(_price(model, budget, settings, None, work, progress), budget, settings.allocator)
 
 
 def apply(
@@ -131,6 +129,7 @@ def _price(
     model: str, budget: Budget, settings: Settings, out: Path | str | None, work: Path | None, progress: Progress
 ) -> Priced:
     """`price_model`, after checking what can be checked before the slow part."""
+    discover.load(budgets, settings.allocator, Allocator)  # type: ignore[type-abstract]
     if out is not None:
         saving.free_output(Path(out), 0)
 

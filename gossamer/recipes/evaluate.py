@@ -42,7 +42,7 @@ def evaluate(
     work: Path | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Score the model `name` on `text`, by default the text its history names.
+    """Score the model `name` on `text`, by default on what its calibration left unread of the text its history names.
 
     The dense model is the one its history names, or `dense`; a model without a history is scored alone.
     Raises `TextError` where no text is known, `ModelError` where the dense model is not the one compressed.
@@ -54,7 +54,7 @@ def evaluate(
     cache = Workspace(work or default_work()).root
     opened = open_model(name, cache)
     history = plugin.history_of(opened.model)
-    source = text or (history[-1]["settings"]["text"] if history else None)
+    source, seen = (text, 0) if text else _unread(history)
     if source is None:
         raise TextError(f"There is no text to judge {name} by; give one with --text FILE.")
     if opened.tokenizer is None:
@@ -62,8 +62,12 @@ def evaluate(
     original = _original(opened, history, dense, cache)
     longest = getattr(opened.model.config, "max_position_embeddings", window)
     windows = data.cut(data.read(source), source, opened.tokenizer, min(window, longest))
-    if tokens:
-        windows = replace(windows, ids=windows.ids[: max(1, tokens // windows.ids.shape[1])])
+    length = windows.ids.shape[1]
+    skipped = -(-seen // length)
+    if skipped >= len(windows.ids):
+        raise TextError(f"Calibration read {source} to its end; give another text with --text FILE.")
+    last = skipped + max(1, tokens // length) if tokens else None
+    windows = replace(windows, ids=windows.ids[skipped:last])
     reference = original or opened
     score = fidelity.compare(reference.model, [opened.model], windows, progress=progress)[0]
     found = Evaluation(
@@ -76,6 +80,14 @@ def evaluate(
     if out is not None:
         write_json(out, found.to_json())
     return found
+
+
+def _unread(history: list[dict[str, Any]]) -> tuple[str | None, int]:
+    """The text that a model was calibrated on, and how many of its tokens were read."""
+    if not history:
+        return None, 0
+    read = history[-1]["calibration"]
+    return history[-1]["settings"]["text"], read["windows"] * read["window"]
 
 
 def _original(opened: Opened, history: list[dict[str, Any]], dense: str | None, cache: Path) -> Opened | None:

@@ -22,7 +22,7 @@ from gossamer.statistics._gather import frozen_twin, gather, passes_dtype, share
 from gossamer.structures import Structure
 from gossamer.vocabulary import Cost, Curve, Option, Progress, Settings, Site, silent
 
-FORMAT = 2
+FORMAT = 3
 """Of the working folder; a change here makes new folders."""
 HELD_OUT = 4
 """Windows at the end of the text that judge a plan instead of making it; of a short text a tenth."""
@@ -97,11 +97,18 @@ def find_sites(opened: Opened) -> tuple[Site, ...]:
 
 
 def price_model(
-    name: str, settings: Settings, *, work: Path | None = None, check: Any = None, progress: Progress = silent
+    name: str,
+    settings: Settings,
+    *,
+    work: Path | None = None,
+    also: Sequence[str] = (),
+    check: Any = None,
+    progress: Progress = silent,
 ) -> Priced:
     """Open, measure, weigh and price; what the working folder already holds is read instead of done again.
 
-    `check(opened, sites)` is called before anything slow, so that a caller can refuse what cannot come out well.
+    `also` names statistics to gather in the same pass, for later. `check(opened, sites)` is called before anything
+    slow, so that a caller can refuse what cannot come out well.
     Raises any `GossamerError`.
     """
     workspace = Workspace(work or default_work())
@@ -122,7 +129,8 @@ def price_model(
     clock.lap("open")
     calibration, held_out = windows_for(opened, settings, text, workspace, progress)
     clock.lap("text")
-    sums, identity = _measured(opened, found, calibration, settings, metric.needs, workspace, progress)
+    needs = tuple(dict.fromkeys((*metric.needs, *also)))
+    sums, identity = _measured(opened, found, calibration, settings, needs, workspace, progress)
     clock.lap("measure")
     tokens = calibration.ids.numel()
     curves, factors, notes = _priced(opened, found, sums, tokens, identity, settings, metric, workspace, progress)
@@ -213,13 +221,15 @@ def _measured(
         "format": FORMAT,
         "model": opened.digest,
         "text": calibration.identity(),
-        "statistics": list(needs),
         "seed": settings.seed,
         "passes": str(dtype),
     }
-    folder = workspace.folder("statistics", identity)
-    complete = folder / f"sums-{len(calibration.ids)}"
-    if needs and not complete.is_dir():
+    whole = workspace.folder("statistics", identity)
+    kept = {path.name: path for path in whole.glob(f"*/sums-{len(calibration.ids)}/*")}
+    needs = [name for name in needs if name not in kept]
+    if needs:
+        # A pass gathers what no earlier one did, in a folder of its own that a resumed run finds again.
+        folder = whole / "+".join(needs)
         _enough_memory(opened, found, needs, dtype)
         twin = frozen_twin(opened.model, dtype)
 
@@ -243,7 +253,8 @@ def _measured(
             progress=progress,
         )
         keep(sums)
-    return SumsFolder(complete), identity
+        kept |= {name: folder / f"sums-{sums.windows}" / name for name in needs}
+    return SumsFolder(kept), identity
 
 
 def _partial_sums(folder: Path) -> list[Path]:

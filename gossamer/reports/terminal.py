@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -50,8 +52,8 @@ def _costs(table: Table, name: str, dense: Cost, small: Cost) -> None:
 
 
 def _quality(table: Table, score: Score) -> None:
-    if score.nats is not None and score.dense_nats is not None:
-        old, new = math.exp(score.dense_nats), math.exp(min(score.nats, 700))
+    old, new = score.dense_perplexity, score.perplexity
+    if old is not None and new is not None:
         table.add_row("perplexity", f"{old:.2f}", f"{new:.2f}", f"× {new / old:.3f}")
     table.add_row("KL divergence, nats a token", "0", f"{score.divergence:.4f}", "")
 
@@ -66,7 +68,7 @@ def evaluation(model: str, dense: str | None, score: Score, texts: Mapping[str, 
     if dense:
         _quality(table, score)
     elif score.nats is not None:
-        table.add_row("perplexity", f"{math.exp(min(score.nats, 700)):.4f}")
+        table.add_row("perplexity", f"{score.perplexity:.4f}")
         table.add_row("nats a token", f"{score.nats:.5f}")
     console.print(table)
     for key, value in score.protocol.items():
@@ -113,3 +115,66 @@ def _spark(errors: Sequence[float], width: int = 16) -> str:
     picked = [errors[i * (len(errors) - 1) // (width - 1)] for i in range(width)]
     heights = [0.0 if e <= 0 else max(0.0, 1 + math.log10(e / top) / 6) for e in picked]
     return "".join("▁▂▃▄▅▆▇█"[min(7, int(h * 8))] for h in heights)
+
+
+def comparison(cells: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """`compare`: a row a method, a column a budget; who wins each budget, and how far behind the others are."""
+    rows = list(dict.fromkeys(key.split()[0] for key in cells))
+    budgets = list(dict.fromkeys(key.split()[1] for key in cells))
+    best = {b: _best({r: cells[f"{r} {b}"] for r in rows}) for b in budgets}
+    table = Table(title="perplexity by kept parameters of the linear layers", title_justify="left")
+    table.add_column("method")
+    for budget in budgets:
+        table.add_column(budget, justify="right")
+    for row in rows:
+        table.add_row(row, *(_cell(cells[f"{row} {b}"], best[b] == row) for b in budgets))
+    console.print(table)
+    for budget, winner in best.items():
+        if winner is not None:
+            console.print(_lead(winner, budget, cells), soft_wrap=True, highlight=False, markup=False)
+    failed = {key: cell["failed"] for key, cell in cells.items() if "failed" in cell}
+    for key, why in failed.items():
+        console.print(f"{key} failed: {why}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+    done = next((cell for cell in cells.values() if "protocol" in cell), None)
+    if done is not None:
+        p = done["protocol"]
+        dense = done["dense_perplexity"]
+        console.print(
+            f"{'' if dense is None else f'dense {dense:.2f}; '}judged on {p['source']}: {p['windows']} windows of "
+            f"{p['window']} tokens, ids {p['ids_sha256']}, {p['dtype']}; {done['machine']}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+
+
+def _best(column: Mapping[str, Mapping[str, Any]]) -> str | None:
+    done = {
+        row: cell["divergence"] if cell["perplexity"] is None else cell["perplexity"]
+        for row, cell in column.items()
+        if "failed" not in cell
+    }
+    return min(done, key=lambda row: done[row]) if done else None
+
+
+def _cell(cell: Mapping[str, Any], best: bool) -> str:
+    if "failed" in cell:
+        return "failed"
+    shown = f"KL {cell['divergence']:.4f}" if cell["perplexity"] is None else _short(cell["perplexity"])
+    return f"[bold]{shown} *[/bold]" if best else shown
+
+
+def _short(perplexity: float) -> str:
+    return f"{perplexity:.2f}" if perplexity < 1000 else f"{perplexity:.1e}"
+
+
+def _lead(winner: str, budget: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """The others' mean loss above the winner's, with the standard error of the difference over windows, in pairs."""
+    mine = cells[f"{winner} {budget}"].get("by_window") or []
+    behind = []
+    for key, cell in cells.items():
+        theirs = cell.get("by_window") or []
+        if key.split()[1] == budget and key.split()[0] != winner and len(theirs) == len(mine) > 1:
+            apart = [b - a for a, b in zip(mine, theirs, strict=True)]
+            behind.append(f"{key.split()[0]} +{fmean(apart):.3f} ± {stdev(apart) / math.sqrt(len(apart)):.3f}")
+    return f"{budget}: {winner} is best" + (f"; nats a token above it: {', '.join(behind)}" if behind else "")

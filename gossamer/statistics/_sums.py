@@ -89,13 +89,13 @@ class Sums:
 
 
 class SumsFolder:
-    """Finished sums on disk, read one at a time.
+    """Finished sums on disk, a folder for each statistic, read one at a time.
 
     A sum that several sites share is remembered until another one is asked for, as they come one after another.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self.folders = folders
         self._shared: tuple[Path, Tensor] | None = None
 
     def moments(self, site: Site, needs: Sequence[str]) -> Mapping[str, Tensor]:
@@ -104,7 +104,7 @@ class SumsFolder:
 
     def mean(self, name: str, site: Site) -> Tensor:
         """One statistic of one site; raises `WorkError` where its file is missing or damaged."""
-        path = self.path / name / f"{owner(name, site)}.safetensors"
+        path = self.folders[name] / f"{owner(name, site)}.safetensors"
         if self._shared and self._shared[0] == path:
             return self._shared[1]
         tensors, facts = read_tensors(path)

@@ -372,7 +372,7 @@ def every(pattern, damage):
     return spoil
 
 
-SUMS, FACTORS, CURVES = "statistics-*/sums-*/*/*.safetensors", "curves-*/whitened_svd/*", "curves-*/curves.json"
+SUMS, FACTORS, CURVES = "statistics-*/*/sums-*/*/*.safetensors", "curves-*/whitened_svd/*", "curves-*/curves.json"
 DAMAGE = {
     "a byte of the statistics": every(SUMS, flip),
     "the head of the statistics": every(SUMS, lambda p: flip(p, 20)),

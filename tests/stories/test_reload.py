@@ -197,7 +197,7 @@ def test_what_is_printed_is_what_the_report_says(run, model_folder, tiny, work, 
     assert f"{report['score']['divergence']:.4f}" in told.out
     assert report["score"]["protocol"]["ids_sha256"] in told.out
     assert report["samples"]["compressed"]
-    assert report["rivals"][report["allocator"]] == min(report["rivals"].values()) == report["score"]["divergence"]
+    assert report["rivals"][report["allocator"]] == min(report["rivals"].values())
 
 
 def test_the_history_names_where_it_came_from(compressed, model_folder, tiny_settings):

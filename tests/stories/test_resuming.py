@@ -85,7 +85,7 @@ def slow(monkeypatch):
 
 def same_results(work, undisturbed):
     """The statistics are equal to the last bit, and so are the curves."""
-    for pattern in ("curves-*/curves.json", "curves-*/*/*.safetensors", "statistics-*/sums-*/*/*.safetensors"):
+    for pattern in ("curves-*/curves.json", "curves-*/*/*.safetensors", "statistics-*/*/sums-*/*/*.safetensors"):
         expected = {p.relative_to(undisturbed): p for p in undisturbed.glob(pattern)}
         assert expected
         assert {p.relative_to(work) for p in work.glob(pattern)} == set(expected)
@@ -120,7 +120,8 @@ def test_a_second_budget_measures_and_prices_nothing(run, model_folder, tiny, un
         ({"tokens": 512}, {"measure", "price"}),
         ({"window": 16}, {"measure", "price"}),
         ({"seed": 1}, {"measure", "price"}),
-        ({"metric": "activation"}, {"measure", "price"}),
+        ({"metric": "diagonal_fisher"}, {"measure", "price"}),
+        ({"metric": "activation"}, {"price"}),  # its statistics are among those of the default
         ({"dtype": "bfloat16"}, {"measure", "price"}),
         ({"structures": ("low_rank",)}, {"price"}),
         ({"tie": True}, set()),
@@ -164,7 +165,7 @@ def test_saving_after_the_very_last_batch_does_no_harm(model_folder, tiny_settin
     """A pass may end just when it was time to keep what there is."""
     slow.last = True
     plan(str(model_folder("llama")), HALF, tiny_settings, work=tmp_path)
-    assert [p.name for p in one(tmp_path, "statistics-*").iterdir() if p.is_dir()] == ["sums-32"]
+    assert [p.name for p in one(tmp_path, "statistics-*/*moment").iterdir() if p.is_dir()] == ["sums-32"]
 
 
 def test_a_stop_between_measuring_and_pricing_costs_nothing(model_folder, tiny_settings, undisturbed, tmp_path):
@@ -231,9 +232,9 @@ def test_nothing_is_left_of_broken_off_statistics(model_folder, tiny_settings, s
     """Only the finished sums stay: a large model's are gigabytes."""
     with pytest.raises(KeyboardInterrupt):
         plan(str(model_folder("qwen2")), HALF, tiny_settings, work=tmp_path, progress=interrupting("measure", 3))
-    assert [p.name for p in one(tmp_path, "statistics-*").iterdir() if p.is_dir()] == ["sums-6"]
+    assert [p.name for p in one(tmp_path, "statistics-*/*moment").iterdir() if p.is_dir()] == ["sums-6"]
     plan(str(model_folder("qwen2")), HALF, tiny_settings, work=tmp_path)
-    assert [p.name for p in one(tmp_path, "statistics-*").iterdir() if p.is_dir()] == ["sums-32"]
+    assert [p.name for p in one(tmp_path, "statistics-*/*moment").iterdir() if p.is_dir()] == ["sums-32"]
     assert not list(tmp_path.rglob("*.partial"))
 
 

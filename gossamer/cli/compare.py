@@ -1,0 +1,58 @@
+"""gossamer compare MODEL --methods a,b --keep 0.9,0.6 --test FILE --out DIR"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gossamer import discover, methods
+from gossamer.cli import _options as o
+from gossamer.errors import BudgetError
+from gossamer.recipes.compare import compare
+from gossamer.reports import terminal
+from gossamer.reports.progress import bar
+from gossamer.vocabulary import Settings
+
+
+def run(
+    model: o.Model,
+    test: Annotated[str, typer.Option(help="Text to judge by: a UTF-8 file or a Hub data set.")],
+    out: Annotated[Path, typer.Option(help="Folder for compare.json and compare.csv; an unfinished one is continued.")],
+    names: Annotated[
+        str, typer.Option("--methods", help="Methods, by commas: files of gossamer/methods.", show_default="all")
+    ] = ",".join(discover.names(methods)),
+    keep: Annotated[
+        str, typer.Option(help="Kept fractions of the linear layers' parameters, by commas.")
+    ] = "0.9,0.8,0.6",
+    text: o.Text = None,
+    tokens: o.Tokens = o.DEFAULTS.tokens,
+    window: o.Window = o.DEFAULTS.window,
+    test_tokens: Annotated[int, typer.Option(help="Tokens to judge by; 0 for the whole text.")] = 20_480,
+    test_window: Annotated[int, typer.Option(help="Tokens in a window of the test text.")] = 1024,
+    seed: o.Seed = o.DEFAULTS.seed,
+    dtype: o.Dtype = o.DEFAULTS.dtype,
+    tie: o.Tie = False,
+    work: o.Work = None,
+) -> None:
+    """Compare methods at several budgets under one protocol; interrupted, the same command goes on."""
+    cells = compare(
+        model,
+        o.names(names),
+        [_fraction(part) for part in o.names(keep)],
+        out,
+        Settings(text=text, tokens=tokens, window=window, seed=seed, dtype=dtype, tie=tie),
+        test=test,
+        test_tokens=test_tokens,
+        test_window=test_window,
+        work=work,
+        progress=bar,
+    )
+    terminal.comparison(cells, Console())
+
+
+def _fraction(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BudgetError(f"{text!r} is not a fraction; write --keep as 0.9,0.8,0.6.") from None

@@ -1,0 +1,184 @@
+"""Many methods by many budgets under one protocol, each method in a process of its own."""
+
+import csv
+import io
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gossamer import data, discover, methods, metrics
+from gossamer.checkpoints.opening import open_model
+from gossamer.checkpoints.store import read_json, write_json, write_text
+from gossamer.data import Windows
+from gossamer.errors import BudgetError, GossamerError, OutputError, TextError
+from gossamer.evaluation import fidelity
+from gossamer.evaluation.memory import peak_bytes
+from gossamer.metrics import Metric
+from gossamer.recipes.compress import build, make_plan
+from gossamer.recipes.pricing import Priced, default_work, price_model
+from gossamer.vocabulary import Budget, Plan, Progress, Score, Settings, silent
+
+Cells = dict[str, dict[str, Any]]
+"""`"method keep"` → what was measured, or `{"failed": why}`."""
+
+
+def compare(
+    model: str,
+    names: Sequence[str],
+    keeps: Sequence[float],
+    out: Path,
+    settings: Settings | None = None,
+    *,
+    test: str,
+    test_tokens: int = 20_480,
+    test_window: int = 1024,
+    work: Path | None = None,
+    progress: Progress = silent,
+) -> Cells:
+    """Perplexity and divergence of each method at each kept fraction of the parameters, on the text `test`.
+
+    All methods share one pass over the calibration text. `settings` says which text and how much of it; the methods'
+    own choices replace its metric, structures and allocator. Cells are kept in `out` (compare.json, compare.csv) as
+    they are done, so that the same call goes on where it stopped; a method that fails says so in its cell.
+    Raises `OutputError` where `out` holds a comparison under another protocol.
+    """
+    base = settings or Settings()
+    rows = {name: methods.settings(name, **_open(base)) for name in dict.fromkeys(names)}
+    budgets = {f"{keep:g}": Budget(unit="params", amount=keep) for keep in keeps}
+    if not rows or not budgets:
+        raise BudgetError("A comparison needs methods and budgets, as --methods svd,pivoted --keep 0.9,0.6.")
+    work = work or default_work()
+    identity = _identity(model, base, test, test_tokens, test_window, work)
+    cells = _kept(out, identity)
+    needs = sorted({need for row in rows.values() for need in _metric(row).needs})
+    for name, row in rows.items():
+        lacking = {key: b for key, b in budgets.items() if "perplexity" not in cells.get(f"{name} {key}", {})}
+        if not lacking:
+            continue
+        ask = (model, row, list(lacking.values()), needs, test, test_tokens, test_window, work, progress)
+        for key, cell in zip(lacking, _apart(*ask), strict=True):
+            cells[f"{name} {key}"] = cell
+        write_json(out / "compare.json", {"identity": identity, "cells": cells})
+        write_text(out / "compare.csv", _csv(cells))
+    return {f"{name} {key}": cells[f"{name} {key}"] for name in rows for key in budgets}
+
+
+def _open(base: Settings) -> dict[str, Any]:
+    """What a method leaves open."""
+    named = ("metric", "structures", "allocator")
+    return {name: value for name, value in asdict(base).items() if name not in named}
+
+
+def _metric(settings: Settings) -> type[Metric]:
+    return discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
+
+
+def _identity(model: str, base: Settings, test: str, test_tokens: int, test_window: int, work: Path) -> dict[str, Any]:
+    opened = open_model(model, work, base.dtype)
+    if opened.tokenizer is None:
+        raise TextError(f"{model} has no tokenizer, so no text can be read for it.")
+    windows = _windows(opened.tokenizer, test, test_tokens, test_window)
+    text = None if base.text is None else data.digest(data.read(base.text))
+    calibration = {**_open(base), "text": text}
+    return {"digest": opened.digest, "calibration": calibration, "test": {**windows.identity(), "source": None}}
+
+
+def _windows(tokenizer: Any, test: str, tokens: int, window: int) -> Windows:
+    windows = data.cut(data.read(test), Path(test).name, tokenizer, window)
+    return replace(windows, ids=windows.ids[: max(1, tokens // window)]) if tokens else windows
+
+
+def _kept(out: Path, identity: Mapping[str, Any]) -> Cells:
+    """The cells that an earlier call with the same protocol left in `out`."""
+    path = out / "compare.json"
+    if not path.exists():
+        if out.is_dir() and any(out.iterdir()):
+            raise OutputError(f"{out} is not empty and holds no comparison; give --out a new folder.")
+        return {}
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("identity") != identity:
+        raise OutputError(
+            f"{path} compares under another protocol (model, texts or settings); give --out a new folder."
+        )
+    return dict(found["cells"])
+
+
+def _apart(model: str, row: Settings, budgets: list[Budget], *ask: Any) -> list[dict[str, Any]]:
+    """One method's cells, computed in a fresh process: its peak memory is its own, and it cannot take others along."""
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_cells, model, row, budgets, *ask).result()
+    except BrokenProcessPool:
+        return [{"failed": "its process was killed; most often that is too little memory"}] * len(budgets)
+    except Exception as error:  # whatever is wrong with one method must not take the others along
+        return [{"failed": f"{type(error).__name__}: {error}"}] * len(budgets)
+
+
+def _cells(
+    model: str,
+    row: Settings,
+    budgets: list[Budget],
+    needs: Sequence[str],
+    test: str,
+    test_tokens: int,
+    test_window: int,
+    work: Path,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    try:
+        priced = price_model(model, row, work=work, also=needs, progress=progress)
+        plans = [make_plan(priced, budget, row.allocator) for budget in budgets]
+        started = time.monotonic()
+        small = build(priced, plans, progress=progress)
+        solved = time.monotonic()
+        windows = _windows(priced.opened.tokenizer, test, test_tokens, test_window)
+        scores = fidelity.compare(priced.opened.model, small, windows, progress=progress)
+    except GossamerError as error:
+        return [{"failed": str(error)}] * len(budgets)
+    seconds = {
+        **priced.seconds,
+        "solve, all budgets": solved - started,
+        "judge, all budgets": time.monotonic() - solved,
+    }
+    shared = {
+        "settings": asdict(row),
+        "calibration": dict(priced.calibration),
+        "seconds": {step: round(lap, 1) for step, lap in seconds.items()},
+        "peak_memory": peak_bytes(),
+        "machine": f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "notes": list(priced.notes),
+    }
+    return [{**_figures(priced, plan, score), **shared} for plan, score in zip(plans, scores, strict=True)]
+
+
+def _figures(priced: Priced, plan: Plan, score: Score) -> dict[str, Any]:
+    dense = sum(curve.dense.cost.params for curve in priced.curves)
+    return {
+        "kept": sum(option.cost.params for option in plan.choices.values()) / dense,
+        "perplexity": score.perplexity,
+        "dense_perplexity": score.dense_perplexity,
+        "standard_error_nats": score.standard_error,
+        "divergence": score.divergence,
+        "predicted": plan.predicted,
+        "unit": plan.unit,
+        "by_window": list(score.by_window),
+        "protocol": dict(score.protocol),
+    }
+
+
+def _csv(cells: Cells) -> str:
+    columns = ("kept", "perplexity", "dense_perplexity", "standard_error_nats", "divergence", "predicted", "unit")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("method", "asked", *columns, "peak_memory", "failed"))
+    for key, cell in cells.items():
+        writer.writerow((*key.split(), *(cell.get(c, "") for c in (*columns, "peak_memory", "failed"))))
+    return text.getvalue()
