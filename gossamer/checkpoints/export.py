@@ -1,10 +1,11 @@
 """A compressed model for tools that have never heard of gossamer."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer.checkpoints.plugin import expressions_of
 from gossamer.checkpoints.saving import free_output, weights_bytes, whole
@@ -14,7 +15,7 @@ from gossamer.errors import ModelError
 def to_dense(model: Any, tokenizer: Any, path: Path) -> None:
     """Write a stock folder: every expression multiplied out, the architecture's own type and weight names.
 
-    Raises `ModelError` for a model that carries no expression.
+    Raises `ModelError` for a model that carries no expression, or one whose bias the stock layer has no place for.
     """
     carried = expressions_of(model)
     if not carried:
@@ -29,6 +30,9 @@ def to_dense(model: Any, tokenizer: Any, path: Path) -> None:
         target = dense.get_submodule(name)
         weight = expression.dense().detach()
         state[f"{name}.weight"] = weight if isinstance(target, nn.Linear) else weight.T.contiguous()
+        offset = expression.offset().detach()
+        if offset.any():
+            state[f"{name}.bias"] = _bias(name, state) + offset
     dense.load_state_dict(state)
     dense.tie_weights()
     if dense.can_generate():
@@ -38,3 +42,13 @@ def to_dense(model: Any, tokenizer: Any, path: Path) -> None:
         dense.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+
+
+def _bias(name: str, state: Mapping[str, Tensor]) -> Tensor:
+    """The bias of the stock layer; raises `ModelError` where it has none."""
+    if f"{name}.bias" not in state:
+        raise ModelError(
+            f"{name} was given a bias that its stock layer has no place for; load the folder with gossamer as it is, "
+            "or compress into a structure without a bias, as low_rank."
+        )
+    return state[f"{name}.bias"]

@@ -21,7 +21,7 @@ class Expression(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """x (…, n) ↦ x Wᵀ (…, m)."""
+        """x (…, n) ↦ x Wᵀ (…, m), plus `offset` where the expression is affine."""
 
     @abstractmethod
     def tree(self) -> dict[str, Any]:
@@ -37,10 +37,18 @@ class Expression(nn.Module, ABC):
         """Multiply-adds to apply the expression to one vector."""
 
     def dense(self) -> Tensor:
-        """The weight itself (m × n), computed by applying the expression to the unit vectors."""
-        like = next(p for p in self.parameters() if p.is_floating_point())
-        applied: Tensor = self(torch.eye(self.shape[1], dtype=like.dtype, device=like.device))
+        """The weight W itself (m × n), computed by applying the expression to the unit vectors."""
+        applied: Tensor = self(torch.eye(self.shape[1], **self._format())) - self.offset()
         return applied.T
+
+    def offset(self) -> Tensor:
+        """What is added to x Wᵀ (m), the answer to an input of zeros; zero unless the expression is affine."""
+        added: Tensor = self(torch.zeros(self.shape[1], **self._format()))
+        return added
+
+    def _format(self) -> dict[str, Any]:
+        like = next(p for p in self.parameters() if p.is_floating_point())
+        return {"dtype": like.dtype, "device": like.device}
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,4 @@
-"""SVD: every weight truncated to the same share of itself in its own norm. No calibration."""
+"""SVD: every weight truncated to the same share of itself in its own norm (Eckart & Young 1936). No calibration."""
 
 from gossamer.methods._base import Method
 

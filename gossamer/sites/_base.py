@@ -41,7 +41,10 @@ class Carrier(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight (m × n), computed anew at each look: models ask it for its dtype, or initialize it."""
+        """The dense weight (m × n), computed anew at each look: models ask it for its dtype, or initialize it.
+
+        An affine expression's own bias is no part of it, as it is none of `bias`.
+        """
         return self.expression.dense()
 
     def extra_repr(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gossamer import discover, metrics, statistics, structures
 from gossamer.expressions import Expression
+from gossamer.expressions.affine import Affine
 from gossamer.metrics import Metric
 from gossamer.statistics import Statistic
 from gossamer.structures import RankStructure, Structure
@@ -121,11 +122,11 @@ def svd_factors(weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def expressions_by_kind() -> Mapping[str, list[Expression]]:
-    """Random float64 expressions of all the kinds that the rank structures build with, the parts of each included."""
+    """Random float64 expressions of all kinds: what the rank structures build, a bias on it, and the parts of each."""
     found: dict[str, list[Expression]] = {}
     for kind in RANK_STRUCTURES.values():
         for seed, (m, n, r) in enumerate([(5, 7, 3), (7, 4, 2), (6, 6, 5), (1, 5, 1), (4, 4, 4)]):
-            whole = kind().express(normal(seed, m, r), normal(seed + 100, r, n))
+            whole = Affine(kind().express(normal(seed, m, r), normal(seed + 100, r, n)), normal(seed + 200, m))
             for part in whole.modules():
                 if isinstance(part, Expression):
                     found.setdefault(part.kind, []).append(part)

@@ -4,10 +4,11 @@ from types import ModuleType
 
 import pytest
 
-from gossamer import budgets, discover, expressions, metrics, sites, solvers, statistics, structures
+from gossamer import budgets, discover, expressions, methods, metrics, sites, solvers, statistics, structures
 from gossamer.budgets import Allocator
 from gossamer.errors import PlanError
 from gossamer.expressions import Expression
+from gossamer.methods import Method
 from gossamer.metrics import Metric
 from gossamer.sites import Host
 from gossamer.solvers import Solver
@@ -17,6 +18,7 @@ from gossamer.structures import Structure
 ROOMS = [
     (budgets, Allocator),
     (expressions, Expression),
+    (methods, Method),
     (metrics, Metric),
     (sites, Host),
     (solvers, Solver),

@@ -9,6 +9,7 @@ from contract_cases import expressions_by_kind, normal
 from gossamer import discover, expressions
 from gossamer.errors import ModelError
 from gossamer.expressions import Expression, read
+from gossamer.expressions.affine import Affine
 from gossamer.expressions.dense import Dense
 from gossamer.expressions.product import Product
 from gossamer.expressions.skeleton import Skeleton
@@ -25,12 +26,14 @@ def test_some_structure_builds_with_this_kind(kind):
 
 
 @each_kind
-def test_forward_is_the_product_with_the_dense_weight(kind):
+def test_forward_is_the_product_with_the_dense_weight_plus_the_offset(kind):
     for example in EXAMPLES[kind]:
         m, n = example.shape
         x = normal(3, 9, n)
         assert example.dense().shape == (m, n)
-        torch.testing.assert_close(example(x), x @ example.dense().T, rtol=1e-10, atol=1e-10)
+        assert example.offset().shape == (m,)
+        assert kind == "affine" or not example.offset().any()
+        torch.testing.assert_close(example(x), x @ example.dense().T + example.offset(), rtol=1e-10, atol=1e-10)
 
 
 @each_kind
@@ -111,6 +114,28 @@ def test_a_product_is_the_product_of_its_factors():
     product = Product([Dense(a), Product([Dense(b), Dense(c)])])
     assert product.shape == (4, 2)
     torch.testing.assert_close(product.dense(), a @ b @ c)
+
+
+def test_an_affine_map_adds_its_bias_and_keeps_it_out_of_its_weight():
+    weight, bias = normal(8, 4, 6), normal(9, 4)
+    affine = Affine(Dense(weight), bias)
+    assert torch.equal(affine.dense(), weight)
+    assert torch.equal(affine.offset(), bias)
+    assert torch.equal(Affine(affine, bias).offset(), 2 * bias)
+    assert torch.equal(Affine(Dense(weight), 1e20 * bias).dense(), weight)
+
+
+def test_affine_maps_can_be_parts_of_a_product():
+    a, b = Affine(Dense(normal(1, 4, 3)), normal(2, 4)), Affine(Dense(normal(3, 3, 5)), normal(4, 3))
+    product = Product([a, b])
+    torch.testing.assert_close(product.dense(), a.dense() @ b.dense())
+    torch.testing.assert_close(product.offset(), a.dense() @ b.offset() + a.offset())
+
+
+def test_a_bias_that_does_not_fit_the_outputs_is_refused():
+    for shape in ((6,), (1,), (4, 1), ()):
+        with pytest.raises(ValueError, match="fit"):
+            Affine(Dense(normal(0, 4, 6)), normal(1, *shape))
 
 
 def test_a_skeleton_holds_the_identity_on_its_pivots_and_its_coefficients_elsewhere():

@@ -107,6 +107,32 @@ def test_activation_is_half_the_mean_squared_output_error():
     assert weigh("activation", inputs, gradients).error(delta) == pytest.approx(by_hand, rel=1e-5)
 
 
+def test_covariance_is_half_the_mean_squared_output_error_that_the_best_bias_leaves():
+    delta, inputs, gradients = layer((4, 6))
+    inputs = inputs + 30 * normal(9, 6)
+    lost = inputs @ delta.T
+    by_hand = 0.5 * float((lost - lost.mean(0)).square().sum(1).mean())
+    metric = weigh("covariance", inputs, gradients)
+    assert metric.error(delta) == pytest.approx(by_hand, rel=1e-4)
+    torch.testing.assert_close(metric.mean, inputs.mean(0), rtol=1e-5, atol=1e-5)
+
+
+def test_covariance_of_inputs_that_hardly_vary_is_finite():
+    """What float32 sums leave of a variance below their rounding may be negative."""
+    delta, inputs, gradients = layer((4, 6))
+    inputs[:, 0] = 1e4
+    inputs[:, 1] = 1e4 + 1e-4 * inputs[:, 1]
+    error = weigh("covariance", inputs, gradients).error(delta)
+    moderate = weigh("covariance", inputs[:, 2:], gradients).error(delta[:, 2:])
+    assert error == pytest.approx(moderate, abs=1e-5 * 1e8 * float(delta[:, :2].square().sum()))
+
+
+def test_absolute_mean_weighs_every_input_by_its_mean_magnitude():
+    delta, inputs, gradients = layer((4, 6))
+    by_hand = 0.5 * float((inputs.abs().mean(0).sqrt() * delta).square().sum())
+    assert weigh("absolute_mean", inputs, gradients).error(delta) == pytest.approx(by_hand, rel=1e-5)
+
+
 def test_diagonal_fisher_weighs_every_entry_by_its_mean_squared_gradient():
     delta, inputs, gradients = layer((4, 6))
     fisher = torch.einsum("ti,tj->tij", gradients, inputs).square().mean(0)
@@ -165,6 +191,7 @@ def test_a_kronecker_metric_of_identity_moments_is_the_identity_up_to_damping(na
     shape = (5, 7)
     units = {
         "input_second_moment": torch.eye(7, dtype=torch.float64),
+        "input_absolute_mean": torch.ones(7, dtype=torch.float64),
         "gradient_second_moment": torch.eye(5, dtype=torch.float64),
         "fisher_rows": torch.full((7,), 5.0, dtype=torch.float64),
     }

@@ -21,6 +21,7 @@ TRIPLES = [
     for metric, ruler in METRICS.items()
     if kind().accepts(form, ruler)
 ]
+PAIRS = sorted({(structure, metric) for _, structure, metric in TRIPLES})
 EXACT = [t for t in TRIPLES if SOLVERS[t[0]].exact]
 LOOSE = [t for t in TRIPLES if not SOLVERS[t[0]].exact]
 SHAPES = [(6, 11), (11, 6), (8, 8), (2, 3)]
@@ -68,9 +69,19 @@ def fitted(*what):
     return Fit(*what)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("structure", sorted(set(STRUCTURES) - {"dense"}))
-def test_every_structure_but_dense_has_a_solver_in_every_metric(structure, metric):
+def test_every_structure_but_dense_has_a_solver_in_some_metric_and_every_metric_for_some_structure():
+    assert {structure for structure, _ in PAIRS} == set(STRUCTURES) - {"dense"}
+    assert {metric for _, metric in PAIRS} == set(METRICS)
+
+
+@pytest.mark.parametrize("structure", RANK_STRUCTURES)
+def test_a_metric_that_leaves_the_mean_to_a_bias_is_refused_to_structures_without_one(structure):
+    with pytest.raises(PlanError, match="Covariance"):
+        choose(RANK_STRUCTURES[structure], METRICS["covariance"])
+
+
+@pytest.mark.parametrize(("structure", "metric"), PAIRS, ids=map("-".join, PAIRS))
+def test_what_is_chosen_fits_and_is_exact_where_it_can_be(structure, metric):
     chosen = choose(STRUCTURES[structure], METRICS[metric])
     assert chosen.accepts(STRUCTURES[structure], METRICS[metric])
     assert SOLVERS[chosen.name] is type(chosen)
@@ -212,8 +223,9 @@ def test_prices_are_half_the_discarded_energy_of_the_whitened_weight(solver, str
 
     for shape in SHAPES:
         fit = fitted(solver, structure, metric, shape)
-        assert isinstance(fit.ruler, KroneckerMetric), "give this exact solver an oracle of its own"
-        white = root(fit.ruler.output, shape[0]) @ fit.weight @ root(fit.ruler.input, shape[1])
+        ruler = getattr(fit.ruler, "centred", fit.ruler)
+        assert isinstance(ruler, KroneckerMetric), "give this exact solver an oracle of its own"
+        white = root(ruler.output, shape[0]) @ fit.weight @ root(ruler.input, shape[1])
         energy = torch.linalg.svdvals(white).square()
         expected = [0.5 * float(energy[size:].sum()) for size in fit.sizes]
         assert fit.prices() == pytest.approx(expected, rel=1e-9, abs=1e-12 * fit.whole)
@@ -309,6 +321,8 @@ def test_a_solution_has_the_structures_form_and_cost_in_float64(solver, structur
         assert all(p.dtype == torch.float64 for p in expression.parameters())
         cost = fit.form.cost((6, 9), size, 8)
         assert cost.params == sum(p.numel() for p in expression.parameters())
+        stored = (*expression.parameters(), *expression.buffers())
+        assert cost.bytes == sum(t.numel() * t.element_size() for t in stored)
         assert cost.macs == expression.macs()
 
 

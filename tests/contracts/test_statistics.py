@@ -93,6 +93,8 @@ def test_a_statistic_does_without_what_it_says_it_does_not_read(name):
 
 FORMULAS = {
     "input_second_moment": lambda x, g: x.T @ x,
+    "input_mean": lambda x, g: x.sum(0),
+    "input_absolute_mean": lambda x, g: x.abs().sum(0),
     "gradient_second_moment": lambda x, g: g.T @ g,
     "fisher_diagonal": lambda x, g: torch.einsum("ti,tj->tij", g, x).square().sum(0),
     "fisher_rows": lambda x, g: torch.einsum("ti,tj->tij", g, x).square().sum((0, 1)),

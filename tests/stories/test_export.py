@@ -53,3 +53,31 @@ def test_a_taken_folder_is_left_alone(refused, compressed, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     assert "not empty" in refused("export", compressed("llama").folder, "--out", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture
+def affine(run, model_folder, tiny, work, tmp_path):
+    """A function: kind → a folder of that model with a bias in every expression."""
+
+    def of(kind):
+        words = ("--keep", 0.5, "--structures", "affine_low_rank", "--metric", "covariance", "--work", work, *tiny)
+        told = run("compress", model_folder(kind), *words, "--out", tmp_path / "small")
+        assert told.code == 0, told.err
+        return tmp_path / "small"
+
+    return of
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert_mlm"])
+def test_the_bias_of_an_expression_goes_into_the_layers_own(kind, affine, run, load, answers, tmp_path):
+    small = affine(kind)
+    assert run("export", small, "--out", tmp_path / "stock").code == 0
+    torch.testing.assert_close(
+        answers(load(tmp_path / "stock", kind)), answers(load(small, kind)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_bias_that_a_stock_layer_has_no_place_for_is_refused_by_the_layers_name(affine, refused, tmp_path):
+    said = refused("export", affine("llama"), "--out", tmp_path / "stock")
+    assert "model.layers.0.self_attn.q_proj" in said and "bias" in said
+    assert not (tmp_path / "stock").exists()
