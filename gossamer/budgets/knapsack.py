@@ -15,7 +15,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_matrix
 
 from gossamer.budgets._base import Allocator, affordable
-from gossamer.vocabulary import Allocation, Curve, Option, Unit
+from gossamer.budgets._hull import hull, slope
+from gossamer.vocabulary import Allocation, Curve, Unit
 
 SECONDS = 1.0
 """For the core problem; the bound holds whether or not it is solved to the end."""
@@ -38,43 +39,26 @@ class Knapsack(Allocator):
         return Allocation(choices=choices, bound=bound)
 
 
-def _hull(options: Sequence[Option], unit: Unit) -> list[int]:
-    """Indices of the lower convex hull of (cost, error), by ascending cost and falling error."""
-    hull: list[int] = []
-    for i in sorted(range(len(options)), key=lambda i: (options[i].cost.of(unit), options[i].error)):
-        if hull and options[i].error >= options[hull[-1]].error:
-            continue
-        while len(hull) > 1 and _slope(options, hull[-2], hull[-1], unit) <= _slope(options, hull[-1], i, unit):
-            hull.pop()
-        hull.append(i)
-    return hull
-
-
-def _slope(options: Sequence[Option], a: int, b: int, unit: Unit) -> float:
-    """Loss saved per unit spent in going from option a to option b."""
-    return (options[a].error - options[b].error) / (options[b].cost.of(unit) - options[a].cost.of(unit))
-
-
 def _relaxed(curves: Sequence[Curve], limit: int, unit: Unit) -> tuple[list[int], float, float]:
     """(a feasible choice of option indices, the budget's price, the relaxation's loss)."""
-    hulls = [_hull(curve.options, unit) for curve in curves]
+    hulls = [hull(curve.options, unit) for curve in curves]
     steps = sorted(
-        (-_slope(curves[s].options, a, b, unit), s, k)
-        for s, hull in enumerate(hulls)
-        for k, (a, b) in enumerate(pairwise(hull), start=1)
+        (-slope(curves[s].options, a, b, unit), s, k)
+        for s, corners in enumerate(hulls)
+        for k, (a, b) in enumerate(pairwise(corners), start=1)
     )
-    at = [hull[0] for hull in hulls]
+    at = [corners[0] for corners in hulls]
     spent = sum(c.options[i].cost.of(unit) for c, i in zip(curves, at, strict=True))
     loss = sum(c.options[i].error for c, i in zip(curves, at, strict=True))
     price, bound, blocked = 0.0, None, set()
-    for slope, s, k in steps:
+    for rise, s, k in steps:
         old, new = curves[s].options[hulls[s][k - 1]], curves[s].options[hulls[s][k]]
         extra = new.cost.of(unit) - old.cost.of(unit)
         if s in blocked:
             continue
         if spent + extra > limit:
             if bound is None:
-                bound, price = loss + slope * (limit - spent), -slope
+                bound, price = loss + rise * (limit - spent), -rise
             blocked.add(s)
             continue
         spent, loss, at[s] = spent + extra, loss + new.error - old.error, hulls[s][k]

@@ -1,10 +1,11 @@
 """A compressed model for tools that have never heard of gossamer."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gossamer.checkpoints.plugin import expressions_of
@@ -27,12 +28,15 @@ def to_dense(model: Any, tokenizer: Any, path: Path) -> None:
     dense = type(model)(config).to(dtype=model.dtype)
     state = {k: v for k, v in model.state_dict().items() if not any(k.startswith(f"{n}.expression.") for n in carried)}
     for name, expression in carried.items():
-        target = dense.get_submodule(name)
-        weight = expression.dense().detach()
-        state[f"{name}.weight"] = weight if isinstance(target, nn.Linear) else weight.T.contiguous()
-        offset = expression.offset().detach()
+        linear = isinstance(target := dense.get_submodule(name), nn.Linear)
+        shape = target.weight.shape if linear else target.weight.T.shape
+        weight, offset = expression.dense().detach(), expression.offset().detach()
+        if f"{name}.bias" in state:
+            state[f"{name}.bias"] = _padded(state[f"{name}.bias"], shape[:1])
         if offset.any():
-            state[f"{name}.bias"] = _bias(name, state) + offset
+            state[f"{name}.bias"] = _bias(name, state) + _padded(offset, shape[:1])
+        weight = _padded(weight, shape)
+        state[f"{name}.weight"] = weight if linear else weight.T.contiguous()
     dense.load_state_dict(state)
     dense.tie_weights()
     if dense.can_generate():
@@ -42,6 +46,14 @@ def to_dense(model: Any, tokenizer: Any, path: Path) -> None:
         dense.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+
+
+def _padded(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """The tensor with zeros where a narrower layer has nothing: its stock width is written into the architecture."""
+    missing = [
+        side for have, want in zip(tensor.shape[::-1], reversed(shape), strict=True) for side in (0, want - have)
+    ]
+    return torch.nn.functional.pad(tensor, missing)
 
 
 def _bias(name: str, state: Mapping[str, Tensor]) -> Tensor:

@@ -50,8 +50,10 @@ class CarrierQuantizer(HfQuantizer):  # type: ignore[misc]
             if found is None:
                 raise ModelError(f"The config rewrites {name}, which {type(model).__name__} does not have.")
             place, module = found
-            bias = getattr(module, "bias", None)
             expression = expressions.read(tree)
+            bias = getattr(module, "bias", None)
+            if bias is not None and len(bias) != expression.shape[0]:
+                bias = nn.Parameter(bias.new_empty(expression.shape[0]))  # of a layer with fewer outputs than it had
             dtype = next(module.parameters()).dtype
             model.set_submodule(place, Carrier(expression.to("meta"), bias).to(dtype))
         return model

@@ -23,7 +23,17 @@ from gossamer.errors import PlanError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.evaluation.sample import sample
-from gossamer.recipes.pricing import Priced, factors_path, identity_of, menu, price_model, structure, weight_of
+from gossamer.metrics import Metric
+from gossamer.recipes.pricing import (
+    Joint,
+    Priced,
+    factors_path,
+    identity_of,
+    price_model,
+    rewriting,
+    unpriced,
+    weight_of,
+)
 from gossamer.vocabulary import (
     NO_COST,
     Budget,
@@ -36,6 +46,7 @@ from gossamer.vocabulary import (
     Report,
     Settings,
     Site,
+    Unit,
     silent,
 )
 
@@ -120,9 +131,24 @@ def apply(
     strangers = sorted(set(file.choices) ^ set(curves))
     if strangers:
         raise PlanError(f"{path} and the model do not name the same layers; {strangers[0]} is in one of them only.")
-    choices = {site: curves[site].find(*choice) for site, choice in file.choices.items()}
+    choices = _looked_up(priced, file)
     made = _plan(priced, file.budget, file.allocator, choices, 0.0)
     return carry_out(priced, made, out, rival=None, test=test, progress=progress)
+
+
+def _looked_up(priced: Priced, file: PlanFile) -> dict[str, Option]:
+    """The priced options that a plan file names; members of a bottleneck narrow to one width or not at all."""
+    curves = {curve.site: curve for curve in priced.curves}
+    choices: dict[str, Option] = {}
+    for joint in priced.joints:
+        asked = {site.name: file.choices[site.name] for site in joint.group.members}
+        if any(structure == joint.kind.name for structure, _ in asked.values()):
+            if len(set(asked.values())) > 1:
+                raise PlanError(
+                    f"{', '.join(asked)} narrow together: the plan must give all of them {joint.kind.name} of one size."
+                )
+            choices |= joint.find(asked[joint.group.name][1])
+    return {site: choices.get(site) or curves[site].find(*choice) for site, choice in file.choices.items()}
 
 
 def _price(
@@ -134,20 +160,11 @@ def _price(
         saving.free_output(Path(out), 0)
 
     def feasible(opened: Opened, found: Sequence[Site]) -> None:
-        itemsize = next(opened.model.parameters()).dtype.itemsize
-        curves = [
-            Curve(
-                site=s.name,
-                options=tuple(
-                    Option(structure=form.name, size=size, cost=cost, error=0.0)
-                    for form, size, cost in menu(s, settings.structures, itemsize)
-                ),
-            )
-            for s in found
-        ]
+        curves, joints = unpriced(opened, found, settings)
         dense = sum((c.dense.cost for c in curves), NO_COST)
         fixed = _total(opened.model).bytes - dense.bytes if budget.unit == "bytes" else 0
-        affordable(curves, _limit(opened, curves, budget), budget.unit, fixed)
+        bundles = _bundled(curves, joints, {}, budget.unit)
+        affordable([b.curve for b in bundles], _limit(opened, curves, budget), budget.unit, fixed)
         if out is not None:
             saving.free_output(Path(out), _expected_bytes(opened, curves, budget))
 
@@ -185,13 +202,27 @@ def make_plan(priced: Priced, budget: Budget, allocator: str) -> Plan:
     curves: Sequence[Curve] = priced.curves
     limit = _limit(priced.opened, curves, budget)
     chooser = discover.load(budgets, allocator, Allocator)()  # type: ignore[type-abstract]
-    if priced.settings.tie:
-        groups = {site.name: site.reads for site in priced.sites}
-        allocation = chooser.allocate(budgets.tied(curves, groups), limit, budget.unit)
-        allocation = budgets.untied(allocation, curves, groups)
-    else:
-        allocation = chooser.allocate(curves, limit, budget.unit)
-    return _plan(priced, budget, allocator, allocation.choices, allocation.bound)
+    ties = {site.name: site.reads for site in priced.sites} if priced.settings.tie else {}
+    # Uniform shares are for weights one by one, unless narrowing is all that there is.
+    joints = () if allocator == BASELINE and rewriting(priced.settings.structures) else priced.joints
+    bundles = _bundled(curves, joints, ties, budget.unit)
+    allocation = budgets.spelled_out(chooser.allocate([b.curve for b in bundles], limit, budget.unit), bundles)
+    choices = {curve.site: allocation.choices[curve.site] for curve in curves}
+    return _plan(priced, budget, allocator, choices, allocation.bound)
+
+
+def _bundled(
+    curves: Sequence[Curve], joints: Sequence[Joint], ties: Mapping[str, str], unit: Unit
+) -> list[budgets.Bundle]:
+    """What is decided together: sites tied to one rank, and on top of that sites around a bottleneck."""
+    found = budgets.tied(curves, ties) if ties else [budgets.alone(curve) for curve in curves]
+    for joint in joints:
+        members = {site.name for site in joint.group.members}
+        inside = [bundle for bundle in found if members & bundle.dense.keys()]
+        if set().union(*(bundle.dense for bundle in inside)) == members:  # else a tie reaches beyond the bottleneck
+            found = [bundle for bundle in found if not members & bundle.dense.keys()]
+            found.append(budgets.joined(joint.group.name, inside, joint.options, unit))
+    return found
 
 
 def _plan(priced: Priced, budget: Budget, allocator: str, choices: Mapping[str, Option], bound: float) -> Plan:
@@ -213,17 +244,30 @@ def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent)
     model = priced.opened.model
     built = [copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())}) for _ in plans]
     rewritten = [s for s in priced.sites if any(p.choices[s.name].structure != "dense" for p in plans)]
+    joints = {joint.group.name: joint for joint in priced.joints}
+    forms = {form.name: form for form in rewriting(priced.settings.structures)}
     for site in progress("solve", rewritten, len(rewritten)):
         weight, ruler = weight_of(priced.opened, site), priced.weigh(site)
         for small, plan in zip(built, plans, strict=True):
             option = plan.choices[site.name]
-            if option.structure == "dense":
-                continue
-            form = structure(option.structure)
+            if site.name in joints and option.structure == joints[site.name].kind.name:
+                _narrow(small, priced, joints[site.name], option.size, ruler)
+            if option.structure not in forms:
+                continue  # dense, or narrowed when its group's reader comes
+            form = forms[option.structure]
             solver = solvers.choose(type(form), priced.metric)
             prepared = read_tensors(factors_path(priced.factors, site, solver.name))[0]
             sites.replace(small, site, solver.solve(weight, form, option.size, ruler, prepared))
     return built
+
+
+def _narrow(small: Any, priced: Priced, joint: Joint, size: int, ruler: Metric) -> None:
+    """Put a narrowed group in place; called at its reader, whose metric weighs it."""
+    weights = {site.name: weight_of(priced.opened, site) for site in joint.group.members}
+    prepared = read_tensors(factors_path(priced.factors, joint.group.reader, joint.kind.name))[0]
+    parts = joint.kind.solve(joint.group, weights, size, ruler, prepared)
+    for site in joint.group.members:
+        sites.replace(small, site, parts[site.name].expression, parts[site.name].rows)
 
 
 def carry_out(

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import platformdirs
 import psutil
 import torch
 
-from gossamer import data, discover, metrics, sites, solvers, structures
+from gossamer import bottlenecks, data, discover, metrics, sites, solvers, structures
+from gossamer.bottlenecks import Bottleneck, Group
+from gossamer.budgets import Together
 from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import Workspace, identity_digest, read_json, read_tensors, write_json, write_tensors
 from gossamer.data import Windows
@@ -29,6 +31,23 @@ HELD_OUT = 4
 
 
 @dataclass(frozen=True)
+class Joint:
+    """A group of sites that one bottleneck may narrow together: for each of its sizes an option for every member."""
+
+    kind: Bottleneck
+    group: Group
+    options: tuple[Together, ...]
+
+    def find(self, size: int) -> Together:
+        """The members' options at this size; raises `PlanError` where it was not priced."""
+        sizes = [options[self.group.name].size for options in self.options]
+        if size not in sizes:
+            near = min(sizes, key=lambda s: abs(s - size), default=None)
+            raise PlanError(f"{self.group.name}: no {self.kind.name} of size {size} was priced; the nearest is {near}.")
+        return self.options[sizes.index(size)]
+
+
+@dataclass(frozen=True)
 class Priced:
     """A model with its curves, and all that is needed to solve any option on them."""
 
@@ -36,6 +55,7 @@ class Priced:
     settings: Settings
     sites: tuple[Site, ...]
     curves: tuple[Curve, ...]
+    joints: tuple[Joint, ...]
     sums: SumsFolder
     factors: Path
     held_out: Windows
@@ -63,13 +83,50 @@ def structure(name: str) -> Structure:
     return discover.load(structures, name, Structure)()  # type: ignore[type-abstract]
 
 
+def narrowing(names: Sequence[str]) -> list[Bottleneck]:
+    """The bottlenecks among the names of what weights may become."""
+    known = discover.names(bottlenecks)
+    return [discover.load(bottlenecks, name, Bottleneck)() for name in names if name in known]  # type: ignore[type-abstract]
+
+
+def rewriting(names: Sequence[str]) -> list[Structure]:
+    """The structures among the names of what weights may become; raises `PlanError` for a name of neither kind."""
+    known = discover.names(bottlenecks)
+    stranger = next((name for name in names if name not in (*known, *discover.names(structures))), None)
+    if stranger is not None:
+        choice = ", ".join(sorted((*discover.names(structures), *known)))
+        raise PlanError(f"There is nothing named {stranger!r} in structures; choose one of: {choice}.")
+    return [structure(name) for name in dict.fromkeys(names) if name not in known]
+
+
 def menu(site: Site, names: Sequence[str], itemsize: int) -> list[tuple[Structure, int, Cost]]:
     """What could be written in a site's place, the dense weight first, with costs and yet without prices."""
     return [
         (form, size, form.cost(site.shape, size, itemsize))
-        for form in map(structure, dict.fromkeys(("dense", *names)))
+        for form in rewriting(("dense", *names))
         for size in form.sizes(site.shape)
     ]
+
+
+def unpriced(opened: Opened, found: Sequence[Site], settings: Settings) -> tuple[tuple[Curve, ...], tuple[Joint, ...]]:
+    """Curves and joints whose errors are all zero: what can be known before anything is measured."""
+    itemsize = next(opened.model.parameters()).dtype.itemsize
+    curves = tuple(
+        Curve(
+            site=site.name,
+            options=tuple(
+                Option(structure=form.name, size=size, cost=cost, error=0.0)
+                for form, size, cost in menu(site, settings.structures, itemsize)
+            ),
+        )
+        for site in found
+    )
+    joints = tuple(
+        Joint(kind, group, _together(kind, group, [0.0] * len(kind.sizes(group)), itemsize))
+        for kind in narrowing(settings.structures)
+        for group in kind.find(opened.model, found)
+    )
+    return curves, joints
 
 
 def find_sites(opened: Opened) -> tuple[Site, ...]:
@@ -116,13 +173,16 @@ def price_model(
     opened = open_model(name, workspace.root, settings.dtype)
     found = find_sites(opened)
     metric = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
-    forms = [structure(form) for form in settings.structures]
-    if not forms or any(form.name == "dense" for form in forms):
+    forms = rewriting(settings.structures)
+    if not settings.structures or any(form.name == "dense" for form in forms):
         raise PlanError(
             "No structure but dense was named for the weights to become; give --structures one more, as low_rank."
         )
     for form in forms:
         solvers.choose(type(form), metric)
+    for kind in narrowing(settings.structures):
+        if not issubclass(metric, kind.metric):
+            raise PlanError(f"{kind.name} cannot be weighed by {settings.metric}; choose another metric.")
     text = None if settings.text is None else data.read(settings.text)
     if check:
         check(opened, found)
@@ -133,13 +193,14 @@ def price_model(
     sums, identity = _measured(opened, found, calibration, settings, needs, workspace, progress)
     clock.lap("measure")
     tokens = calibration.ids.numel()
-    curves, factors, notes = _priced(opened, found, sums, tokens, identity, settings, metric, workspace, progress)
+    curves, joints, factors, notes = _priced(opened, found, sums, tokens, identity, settings, workspace, progress)
     clock.lap("price")
     return Priced(
         opened=opened,
         settings=settings,
         sites=found,
         curves=curves,
+        joints=joints,
         sums=sums,
         factors=factors,
         held_out=held_out,
@@ -282,23 +343,33 @@ def _priced(
     tokens: int,
     measured: Mapping[str, Any],
     settings: Settings,
-    metric: type[Metric],
     workspace: Workspace,
     progress: Progress,
-) -> tuple[tuple[Curve, ...], Path, tuple[str, ...]]:
-    """(the curves, the folder of what solvers keep, notes about sites without one)."""
+) -> tuple[tuple[Curve, ...], tuple[Joint, ...], Path, tuple[str, ...]]:
+    """(the curves, the groups that may narrow, the folder of what solvers keep, notes about sites without a price)."""
+    metric: type[Metric] = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
     wanted = {"statistics": identity_digest(measured), "metric": settings.metric}
     identity = {"format": FORMAT, **wanted, "structures": list(settings.structures)}
     folder = workspace.folder("curves", identity)
     listing = folder / "curves.json"
+    groups = [(kind, group) for kind in narrowing(settings.structures) for group in kind.find(opened.model, found)]
     if not listing.exists():
         rows = {}
+        wide = {group.name: (kind, group) for kind, group in groups}
         for site in progress("price", found, len(found)):
-            rows[site.name] = _prices(opened, site, sums, tokens, settings, metric, folder)
+            ruler = metric(site.shape, sums.moments(site, metric.needs), tokens)
+            rows[site.name] = _prices(opened, site, ruler, settings, folder)
+            if rows[site.name] is not None and site.name in wide:
+                rows[site.name] |= _narrow_prices(opened, *wide[site.name], ruler, folder)  # type: ignore[operator]
         write_json(listing, rows)
-    prices = _sound(read_json(listing), found, settings, listing)
+    prices = _sound(read_json(listing), found, groups, settings, listing)
     itemsize = next(opened.model.parameters()).dtype.itemsize
     curves = tuple(_curve(site, prices[site.name], settings, itemsize) for site in found)
+    joints = tuple(
+        Joint(kind, group, _together(kind, group, row[kind.name], itemsize))
+        for kind, group in groups
+        if (row := prices[group.name]) is not None
+    )
     silent_sites = [site.name for site in found if prices[site.name] is None]
     notes: tuple[str, ...] = ()
     if silent_sites:
@@ -306,48 +377,75 @@ def _priced(
             f"Stay dense because the calibration text never reached them ({len(silent_sites)}): "
             f"{', '.join(silent_sites[:3])}{' …' if len(silent_sites) > 3 else ''}",
         )
-    return curves, folder, notes
+    return curves, joints, folder, notes
 
 
-def _prices(
-    opened: Opened,
-    site: Site,
-    sums: SumsFolder,
-    tokens: int,
-    settings: Settings,
-    metric: type[Metric],
-    folder: Path,
-) -> dict[str, list[float]] | None:
+Row = dict[str, list[float]]
+"""The errors of all sizes, by what the weight becomes."""
+
+
+def _prices(opened: Opened, site: Site, ruler: Metric, settings: Settings, folder: Path) -> Row | None:
     """The errors of all sizes of all structures; None for a site that no calibration token reached."""
-    moments = sums.moments(site, metric.needs)
-    if any(not m.any() for m in moments.values()):
+    if any(not ruler.statistics[name].any() for name in ruler.needs):
         return None
-    ruler, weight = metric(site.shape, moments, tokens), weight_of(opened, site)
+    weight = weight_of(opened, site)
     rows, prepared = {}, {}
-    for form in map(structure, settings.structures):
-        solver = solvers.choose(type(form), metric)
+    for form in rewriting(settings.structures):
+        solver = solvers.choose(type(form), type(ruler))
         path = factors_path(folder, site, solver.name)
         if solver.name not in prepared:
-            prepared[solver.name] = read_tensors(path)[0] if path.exists() else solver.prepare(weight, form, ruler)
-            if not path.exists():
-                write_tensors(path, prepared[solver.name], {})
+            prepared[solver.name] = _once(path, lambda s=solver, f=form: s.prepare(weight, f, ruler))  # type: ignore[misc]
         rows[form.name] = solver.prices(prepared[solver.name], form.sizes(site.shape))
     return rows
 
 
+def _narrow_prices(opened: Opened, kind: Bottleneck, group: Group, ruler: Metric, folder: Path) -> Row:
+    path = factors_path(folder, group.reader, kind.name)
+    prepared = _once(path, lambda: kind.prepare(group, weight_of(opened, group.reader), ruler))
+    return {kind.name: kind.prices(prepared, kind.sizes(group))}
+
+
+def _once(path: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What an earlier run kept at `path`, or else what `make` gives, kept."""
+    if path.exists():
+        return read_tensors(path)[0]
+    made = make()
+    write_tensors(path, made, {})
+    return made
+
+
 def _sound(
-    rows: Any, found: Sequence[Site], settings: Settings, path: Path
-) -> dict[str, dict[str, list[float]] | None]:
+    rows: Any,
+    found: Sequence[Site],
+    groups: Sequence[tuple[Bottleneck, Group]],
+    settings: Settings,
+    path: Path,
+) -> dict[str, Row | None]:
     """The prices as read; raises `WorkError` where they are not the ones these sites and structures need."""
-    forms = {form.name: form for form in map(structure, settings.structures)}
+    forms = {form.name: form for form in rewriting(settings.structures)}
     for site in found:
         row = rows.get(site.name, ()) if isinstance(rows, dict) else ()
         lengths = {name: len(form.sizes(site.shape)) for name, form in forms.items()}
+        lengths |= {kind.name: len(kind.sizes(group)) for kind, group in groups if group.name == site.name}
         if row is not None and (not isinstance(row, dict) or {k: len(v) for k, v in row.items()} != lengths):
             raise WorkError(
                 f"{path} is damaged: it lacks prices for {site.name}; delete the working folder and run again."
             )
     return dict(rows)
+
+
+def _together(kind: Bottleneck, group: Group, errors: Sequence[float], itemsize: int) -> tuple[Together, ...]:
+    """The members' options for every size; the whole error is put down to the reader."""
+    found = []
+    for size, error in zip(kind.sizes(group), errors, strict=True):
+        costs = kind.cost(group, size, itemsize)
+        found.append(
+            {
+                name: Option(structure=kind.name, size=size, cost=cost, error=error if name == group.name else 0.0)
+                for name, cost in costs.items()
+            }
+        )
+    return tuple(found)
 
 
 def factors_path(folder: Path, site: Site, solver: str) -> Path:
@@ -360,10 +458,11 @@ def weight_of(opened: Opened, site: Site) -> torch.Tensor:
     return sites.host(site.kind).weight(opened.model.get_submodule(site.name)).detach().double()
 
 
-def _curve(site: Site, prices: Mapping[str, list[float]] | None, settings: Settings, itemsize: int) -> Curve:
+def _curve(site: Site, prices: Row | None, settings: Settings, itemsize: int) -> Curve:
     errors = {("dense", min(site.shape)): 0.0}
-    for name, row in (prices or {}).items():
-        errors |= {(name, size): e for size, e in zip(structure(name).sizes(site.shape), row, strict=True)}
+    for form in rewriting(settings.structures) if prices is not None else ():
+        assert prices is not None
+        errors |= {(form.name, size): e for size, e in zip(form.sizes(site.shape), prices[form.name], strict=True)}
     options = tuple(
         Option(structure=form.name, size=size, cost=cost, error=errors[form.name, size])
         for form, size, cost in menu(site, settings.structures, itemsize)

@@ -84,15 +84,17 @@ def find(model: nn.Module) -> list[Site]:
     return sites
 
 
-def replace(model: nn.Module, site: Site, expression: Expression) -> None:
-    """Put an expression where the site's weight was, in the weight's dtype and on its device; the bias stays."""
+def replace(model: nn.Module, site: Site, expression: Expression, rows: Tensor | None = None) -> None:
+    """Put an expression where the site's weight was, in the weight's dtype and on its device.
+
+    The bias stays, or only its `rows` where the expression gives no more outputs than these.
+    """
     module = model.get_submodule(site.name)
-    assert expression.shape == site.shape
     weight = host(site.kind).weight(module)
     bias = module.bias if site.bias else None
     carrier = Carrier(expression, None)
     carrier.to(device=weight.device, dtype=weight.dtype)
     if isinstance(bias, nn.Parameter):
-        carrier.bias = bias
+        carrier.bias = bias if rows is None else nn.Parameter(bias.detach()[rows.to(bias.device)])
     assert torch.Size(site.shape) == weight.shape
     model.set_submodule(site.name, carrier)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import ModelError, NumericsError
+from gossamer.sites import output_of, run
 from gossamer.statistics._base import BOTH, GRADIENTS, INPUTS
-from gossamer.statistics._predictive import output_of, sampled_gradient
+from gossamer.statistics._predictive import sampled_gradient
 from gossamer.statistics._sums import Sums, statistic
 from gossamer.vocabulary import Progress, Site, silent
 
@@ -66,7 +67,7 @@ def gather(
         for batch in progress("measure", batches, len(batches)):
             # Seeded by position, so that a resumed pass draws the labels it would have drawn.
             generator = torch.Generator().manual_seed(seed * 1_000_003 + sums.windows)
-            outputs = model(input_ids=batch.to(device), **_no_cache(model))
+            outputs = run(model, batch)
             if observer.gradients and not output_of(outputs).requires_grad:
                 raise ModelError(
                     f"{type(model).__name__} does not pass its input embeddings on to its output, so gradients cannot "
@@ -85,10 +86,6 @@ def gather(
         for handle in handles:
             handle.remove()
     return sums
-
-
-def _no_cache(model: nn.Module) -> dict[str, bool]:
-    return {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
 
 
 class _Observer:
@@ -157,7 +154,7 @@ def shared_inputs(model: nn.Module, names: Sequence[str], tokens: Tensor) -> tup
     handles = [modules[name].register_forward_pre_hook(note(name)) for name in names]
     try:
         with torch.no_grad():
-            outputs = model(input_ids=tokens.to(next(model.parameters()).device), **_no_cache(model))
+            outputs = run(model, tokens)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,19 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.errors import ModelError
+from gossamer.sites import output_of
 
 ROWS = 128
 """Positions whose probabilities are held in float32 at once: few enough that the allocator re-uses their memory."""
-
-
-def output_of(outputs: Any) -> Tensor:
-    """The tensor that a model's predictions are read from: its logits, or else its last hidden state."""
-    for name in ("logits", "last_hidden_state"):
-        found = getattr(outputs, name, None)
-        if isinstance(found, Tensor):
-            return found
-    raise ModelError(f"The model returns {type(outputs).__name__}, with neither logits nor a last hidden state.")
 
 
 @torch.no_grad()
