@@ -1,4 +1,5 @@
 """What an error in a weight costs."""
 
+from gossamer.metrics._base import InputMetric as InputMetric
 from gossamer.metrics._base import KroneckerMetric as KroneckerMetric
 from gossamer.metrics._base import Metric as Metric

@@ -52,6 +52,17 @@ class KroneckerMetric(Metric):
         return 0.5 * float((left * right).sum())
 
 
+class InputMetric(KroneckerMetric):
+    """½ tr(ΔW A ΔWᵀ): a Kronecker metric without an output side.
+
+    The error is a sum over the rows of ΔW, so whatever codes each row on its own can be fitted in it row by row.
+    """
+
+    @property
+    def output(self) -> None:
+        return None
+
+
 def regularized(moment: Tensor, damping: float, *, tokens: float = math.inf, prior: float = 0.0) -> Tensor:
     """The second moment after `prior` more tokens of uncorrelated coordinates, plus `damping` times its mean diagonal.
 

@@ -9,10 +9,10 @@ from functools import cached_property
 
 from torch import Tensor
 
-from gossamer.metrics._base import KroneckerMetric, regularized
+from gossamer.metrics._base import InputMetric, regularized
 
 
-class AbsoluteMean(KroneckerMetric):
+class AbsoluteMean(InputMetric):
     """A diagonal A, no G."""
 
     needs = ("input_absolute_mean",)

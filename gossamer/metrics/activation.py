@@ -7,10 +7,10 @@ from functools import cached_property
 
 from torch import Tensor
 
-from gossamer.metrics._base import KroneckerMetric, regularized
+from gossamer.metrics._base import InputMetric, regularized
 
 
-class Activation(KroneckerMetric):
+class Activation(InputMetric):
     """½ tr(ΔW A ΔWᵀ): only the inputs' second moment counts."""
 
     needs = ("input_second_moment",)

@@ -7,10 +7,10 @@ from functools import cached_property
 
 from torch import Tensor
 
-from gossamer.metrics._base import KroneckerMetric, regularized
+from gossamer.metrics._base import InputMetric, regularized
 
 
-class RowFisher(KroneckerMetric):
+class RowFisher(InputMetric):
     """Inputs weighted by their summed diagonal Fisher; a diagonal A, no G."""
 
     needs = ("fisher_rows",)

@@ -90,6 +90,8 @@ def replace(model: nn.Module, site: Site, expression: Expression, rows: Tensor |
     The bias stays, or only its `rows` where the expression gives no more outputs than these.
     """
     module = model.get_submodule(site.name)
+    assert expression.shape[0] == (site.shape[0] if rows is None else len(rows))
+    assert expression.shape[1] <= site.shape[1]
     weight = host(site.kind).weight(module)
     bias = module.bias if site.bias else None
     carrier = Carrier(expression, None)

@@ -31,7 +31,9 @@ class Solver(ABC):
 
     @abstractmethod
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        """The metric's error for each size, from what `prepare` kept."""
+        """The metric's error for each size, from what `prepare` kept: of an exact solver the very one, of any other
+        an estimate or an upper bound.
+        """
 
     @abstractmethod
     def solve(

@@ -2,3 +2,4 @@
 
 from gossamer.structures._base import RankStructure as RankStructure
 from gossamer.structures._base import Structure as Structure
+from gossamer.structures._dictionary import DictionaryStructure as DictionaryStructure

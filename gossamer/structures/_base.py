@@ -32,6 +32,15 @@ class RankStructure(Structure):
         """The expression equal to left (m × r) times right (r × n), both of full rank."""
 
 
+def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product of left (m × r) and right (r × n), each column of the one as long as its row of the other.
+
+    Half-precision formats then hold both.
+    """
+    balance = (right.norm(dim=1) / left.norm(dim=0).clamp_min(1e-300)).clamp_min(1e-300).sqrt()
+    return left * balance, right / balance[:, None]
+
+
 def rank_grid(shape: Shape, most: int) -> list[int]:
     """Ranks up to `most`: every one for small weights, multiples of eight (which kernels like) for large ones."""
     step = 8 if min(shape) >= 128 else 1

@@ -8,7 +8,7 @@ from torch import Tensor
 from gossamer.expressions import Expression
 from gossamer.expressions.dense import Dense
 from gossamer.expressions.product import Product
-from gossamer.structures._base import RankStructure, rank_grid
+from gossamer.structures._base import RankStructure, balanced, rank_grid
 from gossamer.vocabulary import Cost, Shape
 
 
@@ -24,6 +24,4 @@ class LowRank(RankStructure):
         return Cost(params=numbers, bytes=numbers * itemsize, macs=numbers)
 
     def express(self, left: Tensor, right: Tensor) -> Expression:
-        # The same length for column i of the one and row i of the other: half-precision formats then hold both.
-        balance = (right.norm(dim=1) / left.norm(dim=0).clamp_min(1e-300)).clamp_min(1e-300).sqrt()
-        return Product([Dense(left * balance), Dense(right / balance[:, None])])
+        return Product([Dense(factor) for factor in balanced(left, right)])

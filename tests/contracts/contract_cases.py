@@ -1,21 +1,24 @@
 """Random weights with the statistics they would have been measured with, and expressions of every kind."""
 
+import contextlib
+import copy
 import importlib.util
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from gossamer import discover, metrics, statistics, structures
+from gossamer import discover, metrics, solvers, statistics, structures
+from gossamer.errors import PlanError
 from gossamer.expressions import Expression
-from gossamer.expressions.affine import Affine
 from gossamer.metrics import Metric
 from gossamer.statistics import Statistic
 from gossamer.structures import RankStructure, Structure
-from gossamer.vocabulary import Shape
+from gossamer.vocabulary import Cost, Shape
 
 
 def _tiny_models() -> ModuleType:
@@ -32,6 +35,8 @@ tiny = _tiny_models()
 
 STRUCTURES = discover.catalogue(structures, Structure)
 RANK_STRUCTURES = {name: kind for name, kind in STRUCTURES.items() if issubclass(kind, RankStructure)}
+OTHER_STRUCTURES = {name: kind for name, kind in STRUCTURES.items() if name not in {*RANK_STRUCTURES, "dense"}}
+"""Those that no two factors of a rank give: samples of them come from their solvers."""
 METRICS = discover.catalogue(metrics, Metric)
 STATISTICS = discover.catalogue(statistics, Statistic)
 
@@ -121,16 +126,59 @@ def svd_factors(weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return u[:, :size] * s[:size], vh[:size]
 
 
-def expressions_by_kind() -> Mapping[str, list[Expression]]:
-    """Random float64 expressions of all kinds: what the rank structures build, a bias on it, and the parts of each."""
-    found: dict[str, list[Expression]] = {}
-    for kind in RANK_STRUCTURES.values():
-        for seed, (m, n, r) in enumerate([(5, 7, 3), (7, 4, 2), (6, 6, 5), (1, 5, 1), (4, 4, 4)]):
-            whole = Affine(kind().express(normal(seed, m, r), normal(seed + 100, r, n)), normal(seed + 200, m))
-            for part in whole.modules():
-                if isinstance(part, Expression):
-                    found.setdefault(part.kind, []).append(part)
+def metrics_for(structure: str) -> list[str]:
+    """The metrics in which some solver fits a structure."""
+    found = []
+    for name, metric in METRICS.items():
+        with contextlib.suppress(PlanError):
+            solvers.choose(STRUCTURES[structure], metric)
+            found.append(name)
     return found
+
+
+@cache
+def solved(structure: str, shape: Shape, size: int, seed: int = 0) -> Expression:
+    """A random layer written in a structure, in the first metric that has a solver for it; not to be changed."""
+    weight, inputs, gradients = layer(shape, seed=seed)
+    form, metric = STRUCTURES[structure](), metrics_for(structure)[0]
+    solver, ruler = solvers.choose(type(form), METRICS[metric]), weigh(metric, inputs, gradients)
+    return solver.solve(weight, form, size, ruler, solver.prepare(weight, form, ruler))
+
+
+def sample(structure: str, shape: Shape, size: int) -> Expression:
+    """A random float64 expression of a structure; factors of exactly this rank where it takes factors."""
+    if structure not in RANK_STRUCTURES:
+        return copy.deepcopy(solved(structure, shape, size))
+    return RANK_STRUCTURES[structure]().express(normal(size, shape[0], size), normal(size + 100, size, shape[1]))
+
+
+def expressions_by_kind() -> Mapping[str, list[Expression]]:
+    """Random float64 expressions of all the kinds that the structures build with, the parts of each included."""
+    wholes = [
+        sample(name, (m, n), r)
+        for name in RANK_STRUCTURES
+        for m, n, r in [(5, 7, 3), (7, 4, 2), (6, 6, 5), (1, 5, 1), (4, 4, 4)]
+    ]
+    for name, kind in OTHER_STRUCTURES.items():
+        for shape in [(5, 7), (9, 6), (8, 8), (12, 18)]:
+            sizes = kind().sizes(shape)
+            wholes += [sample(name, shape, size) for size in {*sizes[:1], *sizes[-1:]}]
+    found: dict[str, list[Expression]] = {}
+    for part in (part for whole in wholes for part in whole.modules()):
+        if isinstance(part, Expression):
+            found.setdefault(part.kind, []).append(part)
+    return found
+
+
+def stored(expression: Expression) -> Cost:
+    """What an expression costs as it is: packed bits (uint8 buffers) count as 16-bit words among its numbers."""
+    parameters, buffers = list(expression.parameters()), list(expression.buffers())
+    packed = sum(b.numel() for b in buffers if b.dtype == torch.uint8)
+    return Cost(
+        params=sum(p.numel() for p in parameters) + -(-packed // 2),
+        bytes=sum(t.numel() * t.element_size() for t in [*parameters, *buffers]),
+        macs=expression.macs(),
+    )
 
 
 def hessian(metric: Metric) -> Tensor:

@@ -22,7 +22,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 @each_kind
 def test_some_structure_builds_with_this_kind(kind):
-    assert EXAMPLES.get(kind), f"no rank structure builds a {kind}; give expressions_by_kind() an example"
+    assert EXAMPLES.get(kind), f"no structure builds a {kind}; give expressions_by_kind() an example"
 
 
 @each_kind
@@ -47,7 +47,7 @@ def test_batch_dimensions_pass_through(kind, leading):
         torch.testing.assert_close(y.reshape(-1, m), example(x.reshape(-1, n)), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["dense", "product", "skeleton"])
+@pytest.mark.parametrize("kind", ["dense", "product", "skeleton", "sparse_rows"])
 def test_macs_count_one_multiplication_for_every_stored_number(kind):
     for example in EXAMPLES[kind]:
         assert example.macs() == sum(p.numel() for p in example.parameters())
@@ -177,6 +177,8 @@ UNSOUND = {
     "shape of words": {"kind": "dense", "shape": ["4", "3"]},
     "shape with a fraction": {"kind": "dense", "shape": [4.5, 3]},
     "negative side": {"kind": "dense", "shape": [-4, 3]},
+    "more values than columns": {"kind": "sparse_rows", "shape": [5, 3], "kept": 4},
+    "rows without values": {"kind": "sparse_rows", "shape": [5, 3], "kept": 0},
     "more pivots than columns": {"kind": "skeleton", "shape": [5, 3]},
 }
 

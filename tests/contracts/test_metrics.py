@@ -6,7 +6,7 @@ from contract_cases import CASES, METRICS, STATISTICS, hessian, layer, moments, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossamer.metrics import KroneckerMetric
+from gossamer.metrics import InputMetric, KroneckerMetric
 
 each_metric = pytest.mark.parametrize("name", METRICS)
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 7))
@@ -67,6 +67,17 @@ def test_the_sides_of_a_kronecker_metric_are_symmetric_positive_definite_and_flo
         assert side.dtype == torch.float64
         assert torch.equal(side, side.T)
         assert torch.linalg.eigvalsh(side)[0] > 0
+
+
+@each_metric
+def test_in_an_input_metric_every_row_of_an_error_counts_on_its_own(name):
+    if not issubclass(METRICS[name], InputMetric):
+        pytest.skip("not an input metric")
+    delta, inputs, gradients = layer((4, 6))
+    metric = weigh(name, inputs, gradients)
+    assert metric.output is None
+    rows = [torch.zeros_like(delta).index_copy(0, torch.tensor([i]), delta[i : i + 1]) for i in range(4)]
+    assert metric.error(delta) == pytest.approx(sum(metric.error(row) for row in rows), rel=1e-12)
 
 
 @each_metric

@@ -5,7 +5,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from contract_cases import CASES, METRICS, RANK_STRUCTURES, STRUCTURES, layer, normal, svd_factors, weigh
+from contract_cases import (
+    CASES,
+    METRICS,
+    RANK_STRUCTURES,
+    STRUCTURES,
+    layer,
+    normal,
+    stored,
+    svd_factors,
+    weigh,
+)
 
 from gossamer import discover, solvers
 from gossamer.checkpoints.store import read_tensors, write_tensors
@@ -24,11 +34,18 @@ TRIPLES = [
 PAIRS = sorted({(structure, metric) for _, structure, metric in TRIPLES})
 EXACT = [t for t in TRIPLES if SOLVERS[t[0]].exact]
 LOOSE = [t for t in TRIPLES if not SOLVERS[t[0]].exact]
+RANKED = [t for t in TRIPLES if t[1] in RANK_STRUCTURES]
+SERVED = [(*t, other) for t in TRIPLES for other in STRUCTURES if (t[0], other, t[2]) in TRIPLES]
+BEST_OF_RANK = [t for t in RANKED if t in EXACT]
 SHAPES = [(6, 11), (11, 6), (8, 8), (2, 3)]
 
 each_triple = pytest.mark.parametrize(("solver", "structure", "metric"), TRIPLES, ids=map("-".join, TRIPLES))
 each_exact = pytest.mark.parametrize(("solver", "structure", "metric"), EXACT, ids=map("-".join, EXACT))
 each_loose = pytest.mark.parametrize(("solver", "structure", "metric"), LOOSE, ids=map("-".join, LOOSE))
+each_ranked = pytest.mark.parametrize(("solver", "structure", "metric"), RANKED, ids=map("-".join, RANKED))
+each_best_of_rank = pytest.mark.parametrize(
+    ("solver", "structure", "metric"), BEST_OF_RANK, ids=map("-".join, BEST_OF_RANK)
+)
 
 
 class Fit:
@@ -63,6 +80,12 @@ class Fit:
         return self.ruler.error(self.weight - self.dense(size))
 
 
+def about(price, structure, rel, slack):
+    """What may be paid for a size priced without solving it; rank structures have estimates, others may have bounds."""
+    low = price * (1 - rel) - slack if structure in RANK_STRUCTURES else 0.0
+    return low, price * (1 + rel) + slack
+
+
 @cache
 def fitted(*what):
     """A `Fit` that several tests look at and none changes."""
@@ -95,14 +118,14 @@ def test_dense_needs_no_solver_and_has_none(metric):
         choose(STRUCTURES["dense"], METRICS[metric])
 
 
-@pytest.mark.parametrize("structure", RANK_STRUCTURES)
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_a_metric_that_no_solver_honours_is_a_plan_error(structure):
     class Strange(Metric):
         def error(self, delta):
             return 0.0
 
     with pytest.raises(PlanError, match="Strange"):
-        choose(RANK_STRUCTURES[structure], Strange)
+        choose(STRUCTURES[structure], Strange)
 
 
 @pytest.mark.parametrize("names", [("rough", "precise"), ("precise", "rough")], ids=str)
@@ -136,7 +159,8 @@ def test_another_solver_takes_about_the_price_it_quotes(solver, structure, metri
     for shape in SHAPES:
         fit = fitted(solver, structure, metric, shape, case)
         for size, price in zip(fit.sizes, fit.prices(), strict=True):
-            assert fit.paid(size) == pytest.approx(price, rel=0.1, abs=1e-4 * fit.whole)
+            low, high = about(price, structure, 0.1, 1e-4 * fit.whole)
+            assert low <= fit.paid(size) <= high
 
 
 @pytest.mark.parametrize("case", ["plain", "zero_rows"])
@@ -144,7 +168,8 @@ def test_another_solver_takes_about_the_price_it_quotes(solver, structure, metri
 def test_prices_between_those_that_were_fitted_are_about_right_too(solver, structure, metric, case):
     fit = fitted(solver, structure, metric, (22, 20), case)
     for size, price in zip(fit.sizes, fit.prices(), strict=True):
-        assert fit.paid(size) == pytest.approx(price, rel=0.2, abs=5e-3 * fit.whole)
+        low, high = about(price, structure, 0.2, 5e-3 * fit.whole)
+        assert low <= fit.paid(size) <= high
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -174,11 +199,12 @@ def test_the_smallest_weights_have_prices_too(solver, structure, metric, shape):
     prices = fit.prices()
     assert len(prices) == len(fit.sizes)
     for size, price in zip(fit.sizes, prices, strict=True):
-        assert fit.paid(size) == pytest.approx(price, rel=1e-3, abs=1e-10 * fit.whole)
+        low, high = about(price, structure, 1e-3, 1e-10 * fit.whole)
+        assert low <= fit.paid(size) <= high
 
 
 @pytest.mark.parametrize("case", CASES)
-@each_triple
+@each_ranked
 def test_full_rank_costs_nothing(solver, structure, metric, case):
     for shape in SHAPES:
         fit = fitted(solver, structure, metric, shape, case)
@@ -186,7 +212,7 @@ def test_full_rank_costs_nothing(solver, structure, metric, case):
 
 
 @pytest.mark.parametrize("case", ["plain", "zero_rows", "rank_two", "tiny_gradients"])
-@each_triple
+@each_ranked
 def test_full_rank_reproduces_the_weight_where_the_statistics_see_all_of_it(solver, structure, metric, case):
     for shape in SHAPES:
         fit = fitted(solver, structure, metric, shape, case)
@@ -198,7 +224,7 @@ def test_full_rank_reproduces_the_weight_where_the_statistics_see_all_of_it(solv
 def test_what_the_statistics_do_not_see_does_not_blow_up(solver, structure, metric, case):
     for shape in SHAPES:
         fit = fitted(solver, structure, metric, shape, case)
-        for size in {*fit.sizes, min(shape)}:
+        for size in {*fit.sizes, *([min(shape)] if structure in RANK_STRUCTURES else [])}:
             assert fit.dense(size).norm() <= 10 * fit.weight.norm()
 
 
@@ -210,10 +236,11 @@ def test_a_weight_of_zeros_stays_zero(solver, structure, metric):
         weight, made = torch.zeros(shape, dtype=torch.float64), SOLVERS[solver]()
         prepared = made.prepare(weight, form, ruler)
         assert made.prices(prepared, form.sizes(shape)) == pytest.approx([0.0] * len(form.sizes(shape)))
-        assert not made.solve(weight, form, 1, ruler, prepared).dense().any()
+        for size in form.sizes(shape)[:1]:
+            assert not made.solve(weight, form, size, ruler, prepared).dense().any()
 
 
-@each_exact
+@each_best_of_rank
 def test_prices_are_half_the_discarded_energy_of_the_whitened_weight(solver, structure, metric):
     def root(matrix, n):
         if matrix is None:
@@ -232,7 +259,7 @@ def test_prices_are_half_the_discarded_energy_of_the_whitened_weight(solver, str
 
 
 @pytest.mark.parametrize("case", ["plain", "many_scales", "dead_inputs", "few_tokens"])
-@each_exact
+@each_best_of_rank
 def test_an_exact_solution_leaves_no_slope_in_any_direction_that_keeps_its_rank(solver, structure, metric, case):
     for shape in [(5, 8), (8, 5)]:
         for size in (1, 3):
@@ -248,7 +275,7 @@ def test_an_exact_solution_leaves_no_slope_in_any_direction_that_keeps_its_rank(
                 assert slope**2 <= (1e-6 * least + 1e-12 * fit.whole) * fit.ruler.error(step)
 
 
-@each_exact
+@each_best_of_rank
 def test_descent_from_an_exact_solution_finds_nothing_better(solver, structure, metric):
     for seed, shape in enumerate([(5, 8), (8, 5), (7, 7)]):
         fit = fitted(solver, structure, metric, shape, "plain", seed)
@@ -261,20 +288,20 @@ def test_descent_from_an_exact_solution_finds_nothing_better(solver, structure, 
 
 
 @pytest.mark.parametrize("case", ["plain", "many_scales", "dead_inputs", "few_tokens"])
-@each_exact
+@each_best_of_rank
 def test_an_exact_solution_is_no_worse_than_any_other_solvers_or_metrics(solver, structure, metric, case):
     for shape in [(6, 9), (9, 6)]:
         for size in (1, 3):
             fit = fitted(solver, structure, metric, shape, case)
             least = fit.paid(size)
-            for rival in TRIPLES:
+            for rival in RANKED:
                 other = fitted(*rival, shape, case)
                 there = fit.ruler.error(fit.weight - other.dense(size))
                 assert least <= there * (1 + 1e-6) + 1e-10 * fit.whole, rival
 
 
 @pytest.mark.parametrize("case", CASES)
-@each_triple
+@each_ranked
 def test_no_solution_is_worse_in_its_metric_than_plain_truncation(solver, structure, metric, case):
     for shape in SHAPES:
         fit = fitted(solver, structure, metric, shape, case)
@@ -294,22 +321,24 @@ def test_solving_leaves_weight_statistics_and_prepared_work_as_they_were(solver,
     fit = Fit(solver, structure, metric, (6, 9))
     weight, whole = fit.weight.clone(), fit.whole
     prepared = {key: t.clone() for key, t in fit.prepared.items()}
-    first = fit.solve(2).dense()
+    size = fit.sizes[len(fit.sizes) // 2]
+    first = fit.solve(size).dense()
     fit.prices()
     assert torch.equal(fit.weight, weight)
     assert fit.ruler.error(weight) == whole
     assert all(torch.equal(fit.prepared[key], t) for key, t in prepared.items())
-    assert torch.equal(fit.solve(2).dense(), first)
+    assert torch.equal(fit.solve(size).dense(), first)
 
 
 @each_triple
 def test_prepared_work_can_be_kept_on_disk(solver, structure, metric, tmp_path):
     fit = Fit(solver, structure, metric, (6, 9))
-    prices, dense = fit.prices(), fit.solve(2).dense()
+    size = fit.sizes[len(fit.sizes) // 2]
+    prices, dense = fit.prices(), fit.solve(size).dense()
     write_tensors(tmp_path / "prepared.safetensors", fit.prepared, {})
     fit.prepared, _ = read_tensors(tmp_path / "prepared.safetensors")
     assert fit.prices() == prices
-    assert torch.equal(fit.solve(2).dense(), dense)
+    assert torch.equal(fit.solve(size).dense(), dense)
 
 
 @each_triple
@@ -319,20 +348,14 @@ def test_a_solution_has_the_structures_form_and_cost_in_float64(solver, structur
         expression = fit.solve(size)
         assert expression.shape == (6, 9)
         assert all(p.dtype == torch.float64 for p in expression.parameters())
-        cost = fit.form.cost((6, 9), size, 8)
-        assert cost.params == sum(p.numel() for p in expression.parameters())
-        stored = (*expression.parameters(), *expression.buffers())
-        assert cost.bytes == sum(t.numel() * t.element_size() for t in stored)
-        assert cost.macs == expression.macs()
+        assert fit.form.cost((6, 9), size, 8) == stored(expression)
 
 
-@pytest.mark.parametrize("other", RANK_STRUCTURES)
-@each_triple
+@pytest.mark.parametrize(("solver", "structure", "metric", "other"), SERVED, ids=map("-".join, SERVED))
 def test_work_prepared_for_one_structure_prices_the_others(solver, structure, metric, other):
     """The recipe prepares once for a solver and asks for the prices of all structures it serves."""
-    if not SOLVERS[solver]().accepts(STRUCTURES[other], METRICS[metric]):
-        pytest.skip("not a structure of this solver")
     fit = Fit(solver, structure, metric, (9, 8))
     fit.form = STRUCTURES[other]()
     for size, price in zip(fit.sizes, fit.prices(), strict=True):
-        assert fit.paid(size) == pytest.approx(price, rel=0.1, abs=1e-4 * fit.whole)
+        low, high = about(price, other, 0.1, 1e-4 * fit.whole)
+        assert low <= fit.paid(size) <= high

@@ -20,6 +20,12 @@ INPUTS_ALONE = tuple(n for n, s in STATISTICS.items() if s.reads == {"inputs"})
 each_statistic = pytest.mark.parametrize("name", ALL)
 
 
+def kept(folder):
+    """The sums that `save` wrote, each statistic in the folder of its name."""
+    return SumsFolder({name: folder / name for name in ALL})
+
+
+
 def windows(count=6, length=12, seed=0, vocab=VOCAB):
     return torch.randint(0, vocab, (count, length), generator=torch.Generator().manual_seed(seed))
 
@@ -364,7 +370,7 @@ class OneLayer(nn.Module):
 
 def mean_of(sums, name, site, folder):
     sums.save(folder)
-    return SumsFolder(folder).mean(name, site)
+    return kept(folder).mean(name, site)
 
 
 def test_the_gradient_moment_of_softmax_regression_is_its_fisher_information(tmp_path):
@@ -414,7 +420,7 @@ def test_an_input_moment_is_a_mean_over_the_tokens_that_reached_the_layer_and_ot
     sums = gather(frozen_twin(model, torch.float32), [site], text, ALL, seed=0)
     assert (sums.counts["layer"], sums.tokens) == (40, 160)
     sums.save(tmp_path / "sums")
-    folder = SumsFolder(tmp_path / "sums")
+    folder = kept(tmp_path / "sums")
     x = model.embedding(text[:, :4].reshape(-1)).detach().double()
     torch.testing.assert_close(folder.mean("input_second_moment", site), x.T @ x / 40, rtol=1e-5, atol=1e-6)
     for name in set(ALL) - set(INPUTS_ALONE):
@@ -453,7 +459,7 @@ def test_a_lost_sum_is_a_work_error_when_it_is_looked_at_and_not_before(llama, t
     gather(model, sites, windows(2), ALL, seed=0).save(tmp_path / "sums")
     site = sites[3]
     (tmp_path / "sums" / "fisher_rows" / f"{site.name}.safetensors").unlink()
-    found = SumsFolder(tmp_path / "sums").moments(site, ALL)
+    found = kept(tmp_path / "sums").moments(site, ALL)
     assert list(found) == list(ALL) and len(found) == len(ALL)
     assert found["fisher_diagonal"].dtype == torch.float64
     with pytest.raises(WorkError, match="fisher_rows"):
@@ -465,7 +471,7 @@ def test_a_lost_sum_is_a_work_error_when_it_is_looked_at_and_not_before(llama, t
 def test_sites_that_share_an_input_read_the_same_moment(llama, tmp_path):
     model, sites = llama
     gather(model, sites, windows(2), ALL, seed=0).save(tmp_path / "sums")
-    folder = SumsFolder(tmp_path / "sums")
+    folder = kept(tmp_path / "sums")
     by_name = {s.name.removeprefix("model.layers.0."): s for s in sites}
     q, k, o = (by_name[f"self_attn.{p}_proj"] for p in "qko")
     moment = folder.mean("input_second_moment", q)

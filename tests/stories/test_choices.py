@@ -10,15 +10,19 @@ from gossamer.checkpoints.plugin import expressions_of
 from gossamer.errors import PlanError
 from gossamer.expressions import Expression
 from gossamer.metrics import Metric
-from gossamer.structures import Structure
+from gossamer.structures import RankStructure, Structure
 
 METRICS = discover.names(metrics)
-STRUCTURES = [name for name in discover.names(structures) if name != "dense"]
+FORMS = {name: form for name, form in discover.catalogue(structures, Structure).items() if name != "dense"}
+STRUCTURES = list(FORMS)
+RANK_STRUCTURES = [name for name, form in FORMS.items() if issubclass(form, RankStructure)]
 ALLOCATORS = discover.names(budgets)
 PARTS = {
     "low_rank": ("product", "dense", "dense"),
     "pivoted_low_rank": ("product", "dense", "skeleton"),
     "affine_low_rank": ("affine", "product", "dense", "dense"),
+    "dictionary": ("product", "sparse_rows", "dense"),
+    "orthogonal_dictionary": ("product", "sparse_rows", "dense"),
 }
 
 
