@@ -12,6 +12,7 @@ from torch import Tensor
 from gossamer import discover, metrics, statistics, structures
 from gossamer.expressions import Expression
 from gossamer.expressions.affine import Affine
+from gossamer.expressions.tensor_train import TensorTrain
 from gossamer.metrics import Metric
 from gossamer.statistics import Statistic
 from gossamer.structures import RankStructure, Structure
@@ -121,9 +122,18 @@ def svd_factors(weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return u[:, :size] * s[:size], vh[:size]
 
 
+TRAINS = [((3,), (4,)), ((2, 3), (3, 2)), ((5, 1), (1, 7)), ((2, 1, 3), (1, 4, 2)), ((1, 2, 2, 2), (2, 3, 1, 2))]
+"""(row digits, column digits) of one to four cores."""
+
+
+def _train(rows: tuple[int, ...], columns: tuple[int, ...]) -> TensorTrain:
+    bonds = [1, *range(2, len(rows) + 1), 1]
+    return TensorTrain([normal(k, bonds[k], i, columns[k], bonds[k + 1]) for k, i in enumerate(rows)])
+
+
 def expressions_by_kind() -> Mapping[str, list[Expression]]:
-    """Random float64 expressions of all kinds: what the rank structures build, a bias on it, and the parts of each."""
-    found: dict[str, list[Expression]] = {}
+    """Random float64 expressions of all kinds: trains, what the rank structures build, a bias on it, and their parts."""
+    found: dict[str, list[Expression]] = {"tensor_train": [_train(*digits) for digits in TRAINS]}
     for kind in RANK_STRUCTURES.values():
         for seed, (m, n, r) in enumerate([(5, 7, 3), (7, 4, 2), (6, 6, 5), (1, 5, 1), (4, 4, 4)]):
             whole = Affine(kind().express(normal(seed, m, r), normal(seed + 100, r, n)), normal(seed + 200, m))
