@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gossamer.budgets._base import Allocator, affordable
+from gossamer.budgets._base import Allocator, affordable, worthwhile
 from gossamer.vocabulary import Allocation, Curve, Option, Unit
 
 
@@ -11,6 +11,7 @@ class Uniform(Allocator):
 
     def allocate(self, curves: Sequence[Curve], limit: int, unit: Unit) -> Allocation:
         affordable(curves, limit, unit)
+        curves = worthwhile(curves, unit)
         cheapest = {curve.site: min(curve.options, key=lambda o: o.cost.of(unit)) for curve in curves}
         pinned: dict[str, Option] = {}
         while True:

@@ -1,20 +1,21 @@
-"""CompactifAI: weights as tensor trains, cut where it hurts least (Tomut et al. 2024, arXiv 2401.14109).
+"""CompactifAI: weights as tensor trains (Tomut et al. 2024, arXiv 2401.14109).
 
-The paper truncates one layer at a time, measures the loss, plans by that profile and heals by training. Here nothing is
-trained, and the profile is the curves: what cutting each weight alone costs in its own norm, which no text has weighed.
-The paper's numbers are after healing; expect none of them here. It publishes no bond dimensions; those offered here
-cost less than the dense weight to store and to apply, which leaves a few per cent of a large weight's numbers.
+The paper measures how sensitive the layers are, spares those that are most, truncates the others to bond dimensions
+that it does not publish, and heals by training. Here no layer is spared and nothing is trained; its figures are after
+healing, so expect none of them. A train saves numbers and not multiply-adds: it is slower to apply than the dense
+weight wherever it keeps more than a few per cent of a large one.
 """
 
 from gossamer.methods._base import Method
 
 
 class CompactifAI(Method):
-    """A plan over all layers, because the paper spares the sensitive ones; which those are is our measure, not its.
+    """Every weight keeps the same share of its numbers, which is the paper's plan but for the layers that it spares.
 
-    Uniform is farther from the paper: trains as small as these are would cut every layer to the same few per cent.
+    A plan over all layers would have to know which those are, and the prices here do not: what weights lose in their
+    own norms has no common unit, and to trade one for another favours the layers of large numbers, not the sensitive.
     """
 
     structures = ("tensor_train",)
     metric = "identity"
-    allocator = "knapsack"
+    allocator = "uniform"

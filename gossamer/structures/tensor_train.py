@@ -6,16 +6,17 @@ of every size is one singular value decomposition, so that what a plan is quoted
 """
 
 from gossamer.linalg.tensor_train import digits
-from gossamer.structures._base import Structure, rank_grid
+from gossamer.structures._base import Structure
 from gossamer.vocabulary import Cost, Shape
 
 
 class TensorTrainStructure(Structure):
     """W ≈ Σ Aₛ ⊗ Bₛ with Aₛ (I₁ × J₁), Bₛ (I₂ × J₂), s = 1 … χ; the size is the bond dimension χ.
 
-    Applying it costs χ I₂J₁(I₁ + J₂) multiply-adds, which is less than the dense I₁I₂J₁J₂ only where
-    χ < I₁J₂ / (I₁ + J₂). With I₂ = J₁ = d that is d for every stored number, so what is cheaper to apply keeps at most
-    1/d of the numbers: 4 % of 576 × 576. Larger trains would save numbers and cost time; they are not offered.
+    A train saves numbers, not multiply-adds. Applying it core by core takes χ I₂J₁(I₁ + J₂) of them, d for every stored
+    number where I₂ = J₁ = d: half the numbers of 576 × 576 take twelve times the dense weight's. That is the cost
+    quoted, so a budget in multiply-adds chooses none but the smallest trains, those of χ < I₁J₂ / (I₁ + J₂), which keep
+    at most 1/d of the numbers.
     """
 
     def split(self, shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -32,10 +33,19 @@ class TensorTrainStructure(Structure):
         return rows, columns
 
     def sizes(self, shape: Shape) -> list[int]:
-        # As many as low rank has for a weight of I₁ × J₂, all of them possible ranks of it and so of the weight.
+        """Bonds of fewer numbers than the dense weight: evenly spaced for large weights, closer where small.
+
+        All spacings are powers of two, so that tied weights of different shapes have sizes in common.
+        """
         rows, columns = self.split(shape)
-        large = rows[0], columns[1]
-        return rank_grid(large, (large[0] * large[1] - 1) // sum(large))
+        first, last = rows[0] * columns[0], rows[1] * columns[1]
+        # Half the harmonic mean of the two sides of the cut, so possible as a rank.
+        most = (first * last - 1) // (first + last)
+        step = 1
+        while most // step > 44:
+            step *= 2
+        # Four to a doubling until they are `step` apart.
+        return [size for size in range(1, most + 1) if size % min(step, max(1, 2 ** (size - 1).bit_length() // 8)) == 0]
 
     def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
         rows, columns = self.split(shape)

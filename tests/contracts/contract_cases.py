@@ -132,7 +132,7 @@ def _train(rows: tuple[int, ...], columns: tuple[int, ...]) -> TensorTrain:
 
 
 def expressions_by_kind() -> Mapping[str, list[Expression]]:
-    """Random float64 expressions of all kinds: trains, what the rank structures build, a bias on it, and their parts."""
+    """Random float64 expressions of all kinds: trains, what rank structures build, a bias on it, and their parts."""
     found: dict[str, list[Expression]] = {"tensor_train": [_train(*digits) for digits in TRAINS]}
     for kind in RANK_STRUCTURES.values():
         for seed, (m, n, r) in enumerate([(5, 7, 3), (7, 4, 2), (6, 6, 5), (1, 5, 1), (4, 4, 4)]):
