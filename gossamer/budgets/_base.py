@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gossamer.errors import BudgetError
-from gossamer.vocabulary import Allocation, Curve, Unit
+from gossamer.vocabulary import Allocation, Curve, Option, Unit
 
 
 class Allocator(ABC):
@@ -27,3 +28,15 @@ def affordable(curves: Sequence[Curve], limit: int, unit: Unit, fixed: int = 0) 
             f"The budget of {limit + fixed:,} {unit} is out of reach: the smallest possible is {floor + fixed:,}, "
             f"which is {(floor + fixed) / (dense + fixed):.4f} of the dense {dense + fixed:,}."
         )
+
+
+def worthwhile(curves: Sequence[Curve], unit: Unit) -> list[Curve]:
+    """The curves without the options that cost more of `unit` than the dense weight and lose no less.
+
+    Structures promise fewer numbers than the dense weight, not less of every unit.
+    """
+    return [replace(c, options=tuple(o for o in c.options if _worthwhile(o, c.dense, unit))) for c in curves]
+
+
+def _worthwhile(option: Option, dense: Option, unit: Unit) -> bool:
+    return option.cost.of(unit) <= dense.cost.of(unit) or option.error < dense.error

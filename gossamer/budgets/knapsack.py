@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_matrix
 
-from gossamer.budgets._base import Allocator, affordable
+from gossamer.budgets._base import Allocator, affordable, worthwhile
 from gossamer.budgets._hull import hull, slope
 from gossamer.vocabulary import Allocation, Curve, Unit
 
@@ -27,6 +27,7 @@ class Knapsack(Allocator):
 
     def allocate(self, curves: Sequence[Curve], limit: int, unit: Unit) -> Allocation:
         affordable(curves, limit, unit)
+        curves = worthwhile(curves, unit)
         dense = {curve.site: curve.dense for curve in curves}
         if sum(o.cost.of(unit) for o in dense.values()) <= limit and not any(o.error for o in dense.values()):
             return Allocation(choices=dense, bound=0.0)

@@ -164,8 +164,8 @@ def price_model(
 ) -> Priced:
     """Open, measure, weigh and price; what the working folder already holds is read instead of done again.
 
-    `also` names statistics to gather in the same pass, for later. `check(opened, sites)` is called before anything
-    slow, so that a caller can refuse what cannot come out well.
+    `also` names statistics to gather in the same pass, for later. `check(opened, sites, groups)` is called before
+    anything slow, so that a caller can refuse what cannot come out well.
     Raises any `GossamerError`.
     """
     workspace = Workspace(work or default_work())

@@ -13,7 +13,7 @@ class Structure(ABC):
 
     @abstractmethod
     def sizes(self, shape: Shape) -> list[int]:
-        """The sizes worth offering for a weight of this shape, ascending: all of them cheaper than the dense weight."""
+        """The sizes worth offering for a weight of this shape, ascending: fewer numbers than the dense weight has."""
 
     @abstractmethod
     def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:

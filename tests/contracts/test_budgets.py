@@ -20,16 +20,16 @@ UNITS = ("params", "bytes", "macs")
 each_allocator = pytest.mark.parametrize("name", ALLOCATORS)
 
 
-def option(structure, size, params, error):
+def option(structure, size, params, error, macs=None):
     """Bytes and multiply-adds differ from the parameters, so that taking the wrong unit shows."""
-    cost = Cost(params=params, bytes=2 * params + 7, macs=params + size)
+    cost = Cost(params=params, bytes=2 * params + 7, macs=params + size if macs is None else macs)
     return Option(structure=structure, size=size, cost=cost, error=error)
 
 
 def curve(site, dense, *others):
-    """A curve from the dense size and (size, error) pairs."""
+    """A curve from the dense size and (size, error) pairs, or triples with multiply-adds of their own."""
     options = [option("dense", 99, dense, 0.0)]
-    options += [option("rank", i, size, error) for i, (size, error) in enumerate(others, start=1)]
+    options += [option("rank", i, *other) for i, other in enumerate(others, start=1)]
     return Curve(site=site, options=tuple(options))
 
 
@@ -39,12 +39,16 @@ def floor_of(curves, unit):
 
 @st.composite
 def problems(draw, most_sites=4):
-    """(curves, limit, unit) with a limit anywhere between too little and more than all."""
+    """(curves, limit, unit) with a limit anywhere between too little and more than all.
+
+    Some options save parameters and take more multiply-adds than the dense weight.
+    """
     curves = []
     for site in range(draw(st.integers(1, most_sites))):
         dense = draw(st.integers(2, 60))
         errors = st.one_of(st.floats(1e-3, 10), st.sampled_from([0.0, 1.0, 2.0]))
-        others = draw(st.lists(st.tuples(st.integers(1, dense - 1), errors), max_size=5))
+        macs = st.one_of(st.none(), st.integers(1, 3 * (dense + 99)))
+        others = draw(st.lists(st.tuples(st.integers(1, dense - 1), errors, macs), max_size=5))
         curves.append(curve(f"site{site}", dense, *others))
     unit = draw(st.sampled_from(UNITS))
     total = sum(c.dense.cost.of(unit) for c in curves)
@@ -112,6 +116,27 @@ def test_a_budget_for_everything_leaves_everything_dense(name, extra):
         allocation = ALLOCATORS[name]().allocate(curves, limit, unit)
         assert {o.structure for o in allocation.choices.values()} == {"dense"}
         assert allocation.error == 0
+
+
+@each_allocator
+@given(problem=problems())
+@settings(deadline=None, phases=PHASES, max_examples=40)
+def test_no_choice_costs_more_than_the_dense_weight_in_the_unit_of_the_budget(name, problem):
+    curves, limit, unit = problem
+    if limit < floor_of(curves, unit):
+        return
+    choices = ALLOCATORS[name]().allocate(curves, limit, unit).choices
+    assert all(choices[c.site].cost.of(unit) <= c.dense.cost.of(unit) for c in curves)
+
+
+@each_allocator
+@pytest.mark.parametrize("extra", [0, 10_000])
+def test_a_slow_option_is_taken_for_its_numbers_and_never_for_its_multiply_adds(name, extra):
+    curves = [curve("slow", 100, (50, 1.0, 1000)), curve("plain", 100, (50, 9.0, 50))]
+    assert ALLOCATORS[name]().allocate(curves, 150, "params").choices["slow"].structure == "rank"
+    assert ALLOCATORS[name]().allocate(curves, 2 * 199 - 1, "macs").choices["slow"].structure == "dense"
+    everything = ALLOCATORS[name]().allocate(curves, 2 * 199 + extra, "macs")
+    assert {o.structure for o in everything.choices.values()} == {"dense"}
 
 
 @each_allocator

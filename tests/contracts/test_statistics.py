@@ -25,7 +25,6 @@ def kept(folder):
     return SumsFolder({name: folder / name for name in ALL})
 
 
-
 def windows(count=6, length=12, seed=0, vocab=VOCAB):
     return torch.randint(0, vocab, (count, length), generator=torch.Generator().manual_seed(seed))
 

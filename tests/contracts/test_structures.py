@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gossamer.vocabulary import Cost
 
 SMALL = [(1, 1), (1, 2), (1, 40), (40, 1), (2, 2), (3, 2)]
-SHAPES = [*SMALL, (8, 8), (5, 17), (17, 5), (130, 129), (128, 400), (400, 128)]
+SHAPES = [*SMALL, (8, 8), (5, 17), (17, 5), (4, 100), (130, 129), (128, 400), (400, 128)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -39,7 +39,10 @@ def test_every_size_offered_is_cheaper_than_the_dense_weight(name, shape):
     for size in form.sizes(shape):
         cost = form.cost(shape, size, 2)
         assert cost.params < whole.params
-        assert cost.macs < whole.macs
+        # Two factors take a multiply-add for each number. Other forms may save numbers and cost time, as tensor trains
+        # do; allocators leave out what is dearer than the dense weight in the budget's unit.
+        if name in RANK_STRUCTURES:
+            assert cost.macs < whole.macs
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -516,7 +516,11 @@ def test_each_structure_has_its_solver_in_the_metrics_of_inputs_alone():
     for name, metric in discover.catalogue(metrics, Metric).items():
         for solver, form in PAIRS.values():
             accepted = solver().accepts(form, metric)
-            assert accepted == (name in {"absolute_mean", "activation", "identity", "row_fisher"}) == issubclass(metric, InputMetric)
+            assert (
+                accepted
+                == (name in {"absolute_mean", "activation", "identity", "row_fisher"})
+                == issubclass(metric, InputMetric)
+            )
     assert type(choose(Dictionary, Activation)) is DictionaryKSVD
     assert type(choose(OrthogonalDictionary, Activation)) is DictionaryThresholding
     assert not any(solver().accepts(LowRank, Activation) for solver, _ in PAIRS.values())

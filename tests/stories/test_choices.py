@@ -23,6 +23,7 @@ PARTS = {
     "affine_low_rank": ("affine", "product", "dense", "dense"),
     "dictionary": ("product", "sparse_rows", "dense"),
     "orthogonal_dictionary": ("product", "sparse_rows", "dense"),
+    "tensor_train": ("tensor_train",),
 }
 
 
@@ -82,10 +83,16 @@ def test_every_structure(structure, chosen, load):
     assert {tuple(p.kind for p in e.modules() if isinstance(p, Expression)) for e in carried} == {PARTS[structure]}
 
 
-def test_a_metric_that_no_solver_honours_for_a_structure_is_refused(refused, model_folder, tiny, work, tmp_path):
-    words = ("--keep", 0.5, "--metric", "covariance", "--structures", "low_rank", "--work", work, *tiny)
+@pytest.mark.parametrize(
+    ("metric", "structure", "named"),
+    [("covariance", "low_rank", ("LowRank", "Covariance")), ("activation", "tensor_train", ("Tensor", "Activation"))],
+)
+def test_a_metric_that_no_solver_honours_for_a_structure_is_refused(
+    metric, structure, named, refused, model_folder, tiny, work, tmp_path
+):
+    words = ("--keep", 0.5, "--metric", metric, "--structures", structure, "--work", work, *tiny)
     said = refused("compress", model_folder("llama"), *words, "--out", tmp_path / "out")
-    assert "LowRank" in said and "Covariance" in said
+    assert all(name in said for name in named)
 
 
 def test_several_structures_at_once(chosen):
