@@ -162,7 +162,7 @@ class Settings:
     window: int = 512
     seed: int = 0
     metric: str = "kronecker_fisher"
-    structures: tuple[str, ...] = ("pivoted_low_rank",)
+    structures: tuple[str, ...] = ("pivoted_low_rank", "neurons")
     allocator: str = "knapsack"
     dtype: str = "auto"
     tie: bool = False

@@ -9,7 +9,7 @@ from gossamer.vocabulary import Allocation, Curve, Option, Unit
 class Uniform(Allocator):
     """The baseline. Each site takes its largest option within the common fraction.
 
-    What the steps between options leave over raises sites by one option each, those furthest below the fraction first.
+    What the steps between sizes leave over raises sites by one size each, those furthest below the fraction first.
     """
 
     def allocate(self, curves: Sequence[Curve], limit: int, unit: Unit) -> Allocation:
@@ -39,7 +39,7 @@ def _filled(choices: dict[str, Option], curves: Sequence[Curve], limit: int, uni
     room = limit - sum(o.cost.of(unit) for o in choices.values())
     for curve in sorted(curves, key=lambda c: choices[c.site].cost.of(unit) / max(c.dense.cost.of(unit), 1)):
         mine = choices[curve.site]
-        above = [o for o in curve.options if o.cost.of(unit) > mine.cost.of(unit) and o.error <= mine.error]
+        above = [o for o in curve.options if o.structure == mine.structure and o.cost.of(unit) > mine.cost.of(unit)]
         step = min(above, key=lambda o: o.cost.of(unit), default=mine)
         if step.cost.of(unit) - mine.cost.of(unit) <= room:
             room -= step.cost.of(unit) - mine.cost.of(unit)

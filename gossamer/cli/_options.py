@@ -83,4 +83,4 @@ def names(text: str) -> tuple[str, ...]:
 
 
 DEFAULTS = Settings()
-METHOD = "pivoted"
+METHOD = "mixed"

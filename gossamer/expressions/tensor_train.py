@@ -50,8 +50,9 @@ class TensorTrain(Expression):
         return state.squeeze(-1)
 
     def dense(self) -> Tensor:
-        whole = self.cores[0][0]
-        for core in list(self.cores)[1:]:
+        first, *others = self.cores
+        whole: Tensor = first[0]
+        for core in others:
             whole = torch.tensordot(whole, core, dims=1)
         q = len(self.cores)
         return whole.squeeze(-1).permute(*range(0, 2 * q, 2), *range(1, 2 * q, 2)).reshape(self.shape)

@@ -1,4 +1,4 @@
-"""Pivoted: the two-sided metric and one global plan, over low rank in its cheapest form. The default."""
+"""Pivoted: the two-sided metric and one global plan, over low rank in its cheapest form (arXiv 2501.19090)."""
 
 from gossamer.methods._base import Method
 

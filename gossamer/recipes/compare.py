@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from gossamer import data, discover, methods, metrics
-from gossamer.checkpoints.opening import open_model
+from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import read_json, write_json, write_text
 from gossamer.data import Windows
 from gossamer.errors import BudgetError, GossamerError, OutputError, TextError
@@ -23,7 +23,7 @@ from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.metrics import Metric
 from gossamer.recipes.compress import build, make_plan
-from gossamer.recipes.pricing import Priced, default_work, price_model
+from gossamer.recipes.pricing import Priced, default_work, longest_window, price_model
 from gossamer.vocabulary import Budget, Plan, Progress, Score, Settings, silent
 
 Cells = dict[str, dict[str, Any]]
@@ -85,14 +85,15 @@ def _identity(model: str, base: Settings, test: str, test_tokens: int, test_wind
     opened = open_model(model, work, base.dtype)
     if opened.tokenizer is None:
         raise TextError(f"{model} has no tokenizer, so no text can be read for it.")
-    windows = _windows(opened.tokenizer, test, test_tokens, test_window)
+    windows = _windows(opened, test, test_tokens, test_window)
     text = None if base.text is None else data.digest(data.read(base.text))
     calibration = {**_open(base), "text": text}
     return {"digest": opened.digest, "calibration": calibration, "test": {**windows.identity(), "source": None}}
 
 
-def _windows(tokenizer: Any, test: str, tokens: int, window: int) -> Windows:
-    windows = data.cut(data.read(test), Path(test).name, tokenizer, window)
+def _windows(opened: Opened, test: str, tokens: int, window: int) -> Windows:
+    window = longest_window(opened.model, window)
+    windows = data.cut(data.read(test), Path(test).name, opened.tokenizer, window)
     return replace(windows, ids=windows.ids[: max(1, tokens // window)]) if tokens else windows
 
 
@@ -139,7 +140,7 @@ def _cells(
         started = time.monotonic()
         small = build(priced, plans, progress=progress)
         solved = time.monotonic()
-        windows = _windows(priced.opened.tokenizer, test, test_tokens, test_window)
+        windows = _windows(priced.opened, test, test_tokens, test_window)
         scores = fidelity.compare(priced.opened.model, small, windows, progress=progress)
     except GossamerError as error:
         return [{"failed": str(error)}] * len(budgets)

@@ -11,7 +11,7 @@ from gossamer.checkpoints.store import Workspace, write_json
 from gossamer.errors import ModelError, OutputError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import sample
-from gossamer.recipes.pricing import default_work
+from gossamer.recipes.pricing import default_work, longest_window
 from gossamer.vocabulary import Progress, Score, silent
 
 
@@ -60,8 +60,7 @@ def evaluate(
     if opened.tokenizer is None:
         raise TextError(f"{name} has no tokenizer, so no text can be read for it.")
     original = _original(opened, history, dense, cache)
-    longest = getattr(opened.model.config, "max_position_embeddings", window)
-    windows = data.cut(data.read(source), source, opened.tokenizer, min(window, longest))
+    windows = data.cut(data.read(source), source, opened.tokenizer, longest_window(opened.model, window))
     length = windows.ids.shape[1]
     skipped = -(-seen // length)
     if skipped >= len(windows.ids):

@@ -222,13 +222,16 @@ class _Clock:
         self._last = now
 
 
+def longest_window(model: Any, wanted: int) -> int:
+    """`wanted` tokens, or as many as the model has positions for."""
+    return min(wanted, *(getattr(model.config, k, wanted) for k in ("max_position_embeddings", "n_positions")))
+
+
 def windows_for(
     opened: Opened, settings: Settings, text: str | None, workspace: Workspace, progress: Progress = silent
 ) -> tuple[Windows, Windows]:
     """(calibration windows from the start of the text, held-out windows from its end)."""
-    config = opened.model.config
-    longest = min(getattr(config, k, settings.window) for k in ("max_position_embeddings", "n_positions"))
-    length = min(settings.window, longest)
+    length = longest_window(opened.model, settings.window)
     if text is None or settings.text is None:
         whole = _own_writing(opened, settings, length, workspace, progress)
     else:

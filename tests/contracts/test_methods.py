@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from gossamer import budgets, discover, methods, metrics, structures
+from gossamer import Settings, bottlenecks, budgets, discover, methods, metrics, structures
+from gossamer.bottlenecks import Bottleneck
 from gossamer.budgets import Allocator
 from gossamer.errors import PlanError
 from gossamer.methods import Method, method
@@ -14,7 +15,7 @@ from gossamer.solvers import choose
 from gossamer.structures import Structure
 
 METHODS = discover.catalogue(methods, Method)
-OWN = {"pivoted"}
+OWN = {"mixed"}
 """Methods of this project, with no paper to cite."""
 
 each_method = pytest.mark.parametrize("name", METHODS)
@@ -24,7 +25,7 @@ each_method = pytest.mark.parametrize("name", METHODS)
 def test_it_names_structures_a_metric_and_an_allocator_that_exist(name):
     chosen = METHODS[name]
     assert isinstance(chosen.structures, tuple) and chosen.structures
-    assert set(chosen.structures) <= set(discover.names(structures)) - {"dense"}
+    assert set(chosen.structures) <= {*discover.names(structures), *discover.names(bottlenecks)} - {"dense"}
     assert chosen.metric in discover.names(metrics)
     assert issubclass(discover.load(budgets, chosen.allocator, Allocator), Allocator)
 
@@ -32,7 +33,11 @@ def test_it_names_structures_a_metric_and_an_allocator_that_exist(name):
 @each_method
 def test_a_solver_exists_for_each_of_its_structures_in_its_metric(name):
     ruler = discover.load(metrics, METHODS[name].metric, Metric)
+    kinds = discover.catalogue(bottlenecks, Bottleneck)
     for structure in METHODS[name].structures:
+        if structure in kinds:
+            assert issubclass(ruler, kinds[structure].metric)
+            continue
         form = discover.load(structures, structure, Structure)
         assert choose(form, ruler).accepts(form, ruler)
 
@@ -55,3 +60,7 @@ def test_a_method_is_found_by_its_name_and_an_unknown_one_is_a_plan_error():
     assert all(method(name) is chosen for name, chosen in METHODS.items())
     with pytest.raises(PlanError, match="asvd"):
         method("nonsense")
+
+
+def test_the_default_settings_are_a_method():
+    assert methods.settings("mixed") == Settings()

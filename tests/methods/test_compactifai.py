@@ -191,7 +191,8 @@ def test_the_sweep_applies_the_weight_and_does_the_multiplications_it_counts(pai
     dense = torch.einsum(f"{','.join(bound)}->{letters}{letters.upper()}", *cores).reshape(prod(rows), prod(columns))
     x = normal(seed, 3, prod(columns))
     with FlopCounterMode(display=False) as counter:
-        y = train(x)
+        y = train._swept(x)
+    torch.testing.assert_close(train(x), y, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(y, x @ dense.T, rtol=1e-10, atol=1e-10)
     assert counter.get_total_flops() == 2 * 3 * train.macs()
     y32 = train.float()(x.float())

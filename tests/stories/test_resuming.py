@@ -120,7 +120,7 @@ def test_a_second_budget_measures_and_prices_nothing(run, model_folder, tiny, un
         ({"tokens": 512}, {"measure", "price"}),
         ({"window": 16}, {"measure", "price"}),
         ({"seed": 1}, {"measure", "price"}),
-        ({"metric": "diagonal_fisher"}, {"measure", "price"}),
+        ({"metric": "diagonal_fisher", "structures": ("low_rank",)}, {"measure", "price"}),
         ({"metric": "activation"}, {"price"}),  # its statistics are among those of the default
         ({"dtype": "bfloat16"}, {"measure", "price"}),
         ({"structures": ("low_rank",)}, {"price"}),
