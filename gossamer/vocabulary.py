@@ -84,7 +84,9 @@ class Curve:
         return next(o for o in self.options if o.structure == "dense")
 
     def find(self, structure: str, size: int) -> Option:
-        """The option with this structure and size; raises `PlanError` where the curve has none."""
+        """The option with this structure and size, dense having one; raises `PlanError` where the curve has none."""
+        if structure == "dense":
+            return self.dense
         for option in self.options:
             if (option.structure, option.size) == (structure, size):
                 return option
@@ -116,8 +118,10 @@ class Budget:
         elif not self.amount > 0:
             raise BudgetError(f"Keeping {self.amount:g} of the {self.unit} is impossible; give a fraction such as 0.6.")
         elif self.amount >= 1:
+            percent = f"; if {self.amount:g} % was meant, write {self.amount / 100:g}" if 1 < self.amount < 100 else ""
             raise BudgetError(
-                f"Keeping {self.amount:g} of the {self.unit} needs no compression; give a fraction below 1, as 0.6."
+                f"Keeping {self.amount:g} of the {self.unit} needs no compression; give a fraction below 1, as 0.6"
+                f"{percent}."
             )
 
     def limit(self, dense: int, fixed: int) -> int:
@@ -279,6 +283,7 @@ class Report:
     allocator: str
     predicted: float
     rivals: Mapping[str, float]
+    rival_windows: int
     samples: Mapping[str, str]
     seconds: Mapping[str, float]
     peak_memory: int

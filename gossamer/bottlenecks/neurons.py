@@ -8,6 +8,7 @@ metric, a few at a time (see `linalg/elimination.py`).
 """
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,10 +33,13 @@ class Neurons(Bottleneck):
     metric = KroneckerMetric
 
     def find(self, model: Any, sites: Sequence[Site]) -> list[Group]:
-        candidates = _candidates(_in_order(model, sites))
-        if candidates and _narrow_alike(model, candidates):
-            return candidates
-        return [group for group in candidates if _narrow_alike(model, [group])]
+        alike: dict[Any, list[Group]] = {}
+        for group in _candidates(_in_order(model, sites)):
+            form = tuple((site.name.rpartition(".")[2], site.shape) for site in group.members)
+            alike.setdefault(form, []).append(group)
+        # Blocks repeat: the first group of a form speaks for the others, which are then proven in one run.
+        proven = [groups for groups in alike.values() if _narrow_alike(model, groups[:1])]
+        return [group for groups in proven if _narrow_alike(model, groups) for group in groups]
 
     def sizes(self, group: Group) -> list[int]:
         step = _step(group.width)
@@ -47,9 +51,9 @@ class Neurons(Bottleneck):
 
     def prepare(self, group: Group, weight: Tensor, metric: Metric) -> dict[str, Tensor]:
         """`order`, the neurons as they are dropped, and `errors` after each step."""
-        assert isinstance(metric, KroneckerMetric) and metric.input is not None
+        assert isinstance(metric, KroneckerMetric)
         felt = weight if metric.output is None else safe_cholesky(metric.output).T @ weight
-        order, losses = eliminate(felt, metric.input, _step(group.width))
+        order, losses = eliminate(felt, _moment(metric, weight), _step(group.width))
         return {"order": order, "errors": losses}
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
@@ -60,10 +64,15 @@ class Neurons(Bottleneck):
     def solve(
         self, group: Group, weights: Mapping[str, Tensor], size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> dict[str, Narrowed]:
-        assert isinstance(metric, KroneckerMetric) and metric.input is not None
+        assert isinstance(metric, KroneckerMetric)
         kept = prepared["order"][-size:].sort().values
         small = {s.name: Narrowed(Dense(weights[s.name][kept].clone()), kept) for s in group.writers}
-        return small | {group.name: Narrowed(Dense(refit(weights[group.name], metric.input, kept)))}
+        reader = weights[group.name]
+        return small | {group.name: Narrowed(Dense(refit(reader, _moment(metric, reader), kept)))}
+
+
+def _moment(metric: KroneckerMetric, weight: Tensor) -> Tensor:
+    return torch.eye(weight.shape[1], dtype=weight.dtype) if metric.input is None else metric.input
 
 
 def _step(width: int) -> int:
@@ -83,16 +92,15 @@ def _in_order(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
 
 
 def _candidates(order: Sequence[Site]) -> list[Group]:
-    """Every site with the sites just before it, fed by one tensor, whose outputs are as many as its inputs."""
-    groups: list[Group] = []
+    """Every site that alone reads its input, with the sites just before it whose outputs are as many as its inputs."""
+    readers = Counter(site.reads for site in order)
+    groups = []
     for i, reader in enumerate(order):
         j = i
         while j and order[j - 1].shape[0] == reader.shape[1] and order[j - 1].reads == order[i - 1].reads:
             j -= 1
-        writers = tuple(order[j:i])
-        taken = {site.name for group in groups for site in group.members}
-        if writers and reader.reads not in {w.reads for w in writers} and not taken & {s.name for s in writers}:
-            groups.append(Group(writers=writers, reader=reader))
+        if j < i and readers[reader.reads] == 1:
+            groups.append(Group(writers=tuple(order[j:i]), reader=reader))
     return groups
 
 

@@ -49,6 +49,8 @@ def run(
         progress=bar,
     )
     terminal.comparison(cells, Console())
+    if all("failed" in cell for cell in cells.values()):
+        raise typer.Exit(1)
 
 
 def _fraction(text: str) -> float:

@@ -28,7 +28,18 @@ def run(
 ) -> None:
     """Judge a compressed model: perplexity, KL divergence to the dense one, a sample, and tasks when asked."""
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    found = evaluate(model, text, tokens, window, dense, names, limit, out, work=work, progress=bar)
+    found = evaluate(
+        model,
+        text,
+        tokens=tokens,
+        window=window,
+        dense=dense,
+        task_names=names,
+        limit=limit,
+        out=out,
+        work=work,
+        progress=bar,
+    )
     console = Console()
     terminal.evaluation(found.model, found.dense, found.score, found.samples, console)
     if found.tasks:

@@ -53,7 +53,8 @@ def run(
     )
     write_json(out, made.to_json())
     rewritten = sum(option.structure != "dense" for option in made.choices.values())
+    bound = f", no plan within the budget below {made.bound:.4f}" if made.bound else ""
     typer.echo(
-        f"{out}: {rewritten} of {len(made.choices)} layers rewritten, predicted loss {made.predicted:.4f} {made.unit}, "
-        f"no plan within the budget below {made.bound:.4f}"
+        f"{out}: {rewritten} of {len(made.choices)} layers rewritten, predicted loss {made.predicted:.4f} {made.unit}"
+        f"{bound}"
     )

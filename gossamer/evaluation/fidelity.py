@@ -26,11 +26,12 @@ CLEAR = 3.0
 
 @dataclass(frozen=True)
 class Race:
-    """Who won (an index), the winner's score, and every rival's divergence over the windows that all of them ran."""
+    """Who won (an index), the winner's score, and every rival's divergence over the first `windows`, which all ran."""
 
     best: int
     score: Score
     divergences: tuple[float, ...]
+    windows: int
 
 
 def compare(dense: Any, rivals: Sequence[Any], windows: Windows, *, progress: Progress = silent) -> list[Score]:
@@ -51,7 +52,7 @@ def race(dense: Any, rivals: Sequence[Any], windows: Windows, *, progress: Progr
     rows = _rows(dense, rivals, windows, CLEAR, progress)
     shared = min(map(len, rows))
     best = min((i for i in range(len(rows)) if len(rows[i]) == len(windows.ids)), key=lambda i: _divergence(rows[i]))
-    return Race(best, _score(rows[best], dense, windows), tuple(_divergence(row[:shared]) for row in rows))
+    return Race(best, _score(rows[best], dense, windows), tuple(_divergence(row[:shared]) for row in rows), shared)
 
 
 @torch.inference_mode()

@@ -34,13 +34,13 @@ def compare(
     model: str,
     names: Sequence[str],
     keeps: Sequence[float],
-    out: Path,
+    out: Path | str,
     settings: Settings | None = None,
     *,
     test: str,
     test_tokens: int = 20_480,
     test_window: int = 1024,
-    work: Path | None = None,
+    work: Path | str | None = None,
     progress: Progress = silent,
 ) -> Cells:
     """Perplexity and divergence of each method at each kept fraction of the parameters, on the text `test`.
@@ -55,8 +55,9 @@ def compare(
     budgets = {f"{keep:g}": Budget(unit="params", amount=keep) for keep in keeps}
     if not rows or not budgets:
         raise BudgetError("A comparison needs methods and budgets, as --methods svd,pivoted --keep 0.9,0.6.")
-    work = work or default_work()
+    work = Path(work or default_work())
     identity = _identity(model, base, test, test_tokens, test_window, work)
+    out = Path(out)
     cells = _kept(out, identity)
     needs = sorted({need for row in rows.values() for need in _metric(row).needs})
     for name, row in rows.items():
@@ -136,9 +137,9 @@ def _cells(
 ) -> list[dict[str, Any]]:
     try:
         priced = price_model(model, row, work=work, also=needs, progress=progress)
-        plans = [make_plan(priced, budget, row.allocator) for budget in budgets]
+        plans = [_planned(priced, budget) for budget in budgets]
         started = time.monotonic()
-        small = build(priced, plans, progress=progress)
+        small = build(priced, [plan for plan in plans if isinstance(plan, Plan)], progress=progress)
         solved = time.monotonic()
         windows = _windows(priced.opened, test, test_tokens, test_window)
         scores = fidelity.compare(priced.opened.model, small, windows, progress=progress)
@@ -157,7 +158,19 @@ def _cells(
         "machine": f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "notes": list(priced.notes),
     }
-    return [{**_figures(priced, plan, score), **shared} for plan, score in zip(plans, scores, strict=True)]
+    left = iter(scores)
+    return [
+        {**_figures(priced, plan, next(left)), **shared} if isinstance(plan, Plan) else {"failed": plan}
+        for plan in plans
+    ]
+
+
+def _planned(priced: Priced, budget: Budget) -> Plan | str:
+    """The plan, or why there is none: one budget out of reach leaves the others."""
+    try:
+        return make_plan(priced, budget, priced.settings.allocator)
+    except BudgetError as error:
+        return str(error)
 
 
 def _figures(priced: Priced, plan: Plan, score: Score) -> dict[str, Any]:

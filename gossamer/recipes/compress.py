@@ -1,5 +1,6 @@
 """The main street: open → measure → weigh → price → allocate → solve → install → judge → save."""
 
+import contextlib
 import copy
 import json
 import platform
@@ -19,13 +20,14 @@ from gossamer.checkpoints import plugin, saving
 from gossamer.checkpoints.opening import Opened
 from gossamer.checkpoints.store import read_tensors
 from gossamer.data import Windows
-from gossamer.errors import PlanError
+from gossamer.errors import BudgetError, PlanError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.evaluation.sample import sample
 from gossamer.metrics import Metric
 from gossamer.recipes.pricing import (
     Joint,
+    Narrowings,
     Priced,
     factors_path,
     identity_of,
@@ -70,7 +72,7 @@ def compress(
     settings: Settings | None = None,
     *,
     test: str | None = None,
-    work: Path | None = None,
+    work: Path | str | None = None,
     progress: Progress = silent,
 ) -> Compressed:
     """Compress the model named `model` to `budget`, and save it in the new folder `out` where one is given.
@@ -84,7 +86,10 @@ def compress(
         data.read(test)
     priced = _price(model, budget, settings, out, work, progress)
     plan = make_plan(priced, budget, settings.allocator)
-    rival = make_plan(priced, budget, BASELINE) if settings.allocator != BASELINE else None
+    rival = None
+    if settings.allocator != BASELINE:
+        with contextlib.suppress(BudgetError):  # narrowing can reach budgets that weights one by one cannot
+            rival = make_plan(priced, budget, BASELINE)
     return carry_out(priced, plan, out, rival=rival, test=test, progress=progress)
 
 
@@ -93,7 +98,7 @@ def plan(
     budget: Budget,
     settings: Settings | None = None,
     *,
-    work: Path | None = None,
+    work: Path | str | None = None,
     progress: Progress = silent,
 ) -> Plan:
     """The plan alone, to be read, edited and given to `apply`."""
@@ -102,14 +107,15 @@ def plan(
 
 
 def apply(
-    path: Path,
+    path: Path | str,
     out: Path | str | None,
     *,
     test: str | None = None,
-    work: Path | None = None,
+    work: Path | str | None = None,
     progress: Progress = silent,
 ) -> Compressed:
     """Carry out a plan file. Raises `PlanError` where it was made for another model or names what does not exist."""
+    path = Path(path)
     try:
         file = PlanFile.parse(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -119,7 +125,7 @@ def apply(
     if out is not None:
         saving.free_output(Path(out), 0)
 
-    def same(opened: Opened, found: Sequence[Site]) -> None:
+    def same(opened: Opened, found: Sequence[Site], groups: Narrowings) -> None:
         if opened.digest != file.digest:
             raise PlanError(
                 f"{path} was made for a model with digest {file.digest}, and {file.model} has {opened.digest}; "
@@ -152,18 +158,18 @@ def _looked_up(priced: Priced, file: PlanFile) -> dict[str, Option]:
 
 
 def _price(
-    model: str, budget: Budget, settings: Settings, out: Path | str | None, work: Path | None, progress: Progress
+    model: str, budget: Budget, settings: Settings, out: Path | str | None, work: Path | str | None, progress: Progress
 ) -> Priced:
     """`price_model`, after checking what can be checked before the slow part."""
     discover.load(budgets, settings.allocator, Allocator)  # type: ignore[type-abstract]
     if out is not None:
         saving.free_output(Path(out), 0)
 
-    def feasible(opened: Opened, found: Sequence[Site]) -> None:
-        curves, joints = unpriced(opened, found, settings)
+    def feasible(opened: Opened, found: Sequence[Site], groups: Narrowings) -> None:
+        curves, joints = unpriced(opened, found, groups, settings)
         dense = sum((c.dense.cost for c in curves), NO_COST)
         fixed = _total(opened.model).bytes - dense.bytes if budget.unit == "bytes" else 0
-        bundles = _bundled(curves, joints, {}, budget.unit)
+        bundles = _bundled(curves, _joints(joints, settings, settings.allocator), {}, budget.unit)
         affordable([b.curve for b in bundles], _limit(opened, curves, budget), budget.unit, fixed)
         if out is not None:
             saving.free_output(Path(out), _expected_bytes(opened, curves, budget))
@@ -203,12 +209,16 @@ def make_plan(priced: Priced, budget: Budget, allocator: str) -> Plan:
     limit = _limit(priced.opened, curves, budget)
     chooser = discover.load(budgets, allocator, Allocator)()  # type: ignore[type-abstract]
     ties = {site.name: site.reads for site in priced.sites} if priced.settings.tie else {}
-    # Uniform shares are for weights one by one, unless narrowing is all that there is.
-    joints = () if allocator == BASELINE and rewriting(priced.settings.structures) else priced.joints
+    joints = _joints(priced.joints, priced.settings, allocator)
     bundles = _bundled(curves, joints, ties, budget.unit)
     allocation = budgets.spelled_out(chooser.allocate([b.curve for b in bundles], limit, budget.unit), bundles)
     choices = {curve.site: allocation.choices[curve.site] for curve in curves}
     return _plan(priced, budget, allocator, choices, allocation.bound)
+
+
+def _joints(joints: Sequence[Joint], settings: Settings, allocator: str) -> Sequence[Joint]:
+    """Uniform shares are for weights one by one, unless narrowing is all that there is."""
+    return () if allocator == BASELINE and rewriting(settings.structures) else joints
 
 
 def _bundled(
@@ -315,6 +325,7 @@ def carry_out(
         allocator=plan.allocator,
         predicted=plan.predicted,
         rivals=rivals,
+        rival_windows=race.windows if rival else 0,
         samples=samples,
         seconds={**priced.seconds, "solve": solved - started, "judge": judged - solved},
         peak_memory=peak_bytes(),

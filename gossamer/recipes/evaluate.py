@@ -1,5 +1,6 @@
 """Judge a model folder: open → judge, with the dense original beside it where it is known."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from gossamer import data
 from gossamer.checkpoints import plugin
 from gossamer.checkpoints.opening import Opened, open_model
-from gossamer.checkpoints.store import Workspace, write_json
+from gossamer.checkpoints.store import write_json
 from gossamer.errors import ModelError, OutputError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import sample
@@ -31,15 +32,15 @@ class Evaluation:
 
 def evaluate(
     name: str,
-    text: str | None,
-    tokens: int,
-    window: int,
-    dense: str | None,
-    task_names: list[str],
-    limit: int | None,
-    out: Path | None,
+    text: str | None = None,
     *,
-    work: Path | None = None,
+    tokens: int = 20_480,
+    window: int = 1024,
+    dense: str | None = None,
+    task_names: Sequence[str] = (),
+    limit: int | None = None,
+    out: Path | None = None,
+    work: Path | str | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score the model `name` on `text`, by default on what its calibration left unread of the text its history names.
@@ -51,7 +52,7 @@ def evaluate(
         raise OutputError(f"{out} exists; give --out the name of a new file.")
     if tokens < 0 or window < 2:
         raise TextError("Judging needs --tokens of at least 0 (0 for all) and a --window of at least 2.")
-    cache = Workspace(work or default_work()).root
+    cache = Path(work or default_work())
     opened = open_model(name, cache)
     history = plugin.history_of(opened.model)
     source, seen = (text, 0) if text else _unread(history)

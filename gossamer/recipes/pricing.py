@@ -108,7 +108,17 @@ def menu(site: Site, names: Sequence[str], itemsize: int) -> list[tuple[Structur
     ]
 
 
-def unpriced(opened: Opened, found: Sequence[Site], settings: Settings) -> tuple[tuple[Curve, ...], tuple[Joint, ...]]:
+Narrowings = Sequence[tuple[Bottleneck, Group]]
+
+
+def find_groups(opened: Opened, found: Sequence[Site], settings: Settings) -> Narrowings:
+    """The groups of sites that the settings' bottlenecks may narrow."""
+    return [(kind, group) for kind in narrowing(settings.structures) for group in kind.find(opened.model, found)]
+
+
+def unpriced(
+    opened: Opened, found: Sequence[Site], groups: Narrowings, settings: Settings
+) -> tuple[tuple[Curve, ...], tuple[Joint, ...]]:
     """Curves and joints whose errors are all zero: what can be known before anything is measured."""
     itemsize = next(opened.model.parameters()).dtype.itemsize
     curves = tuple(
@@ -122,9 +132,7 @@ def unpriced(opened: Opened, found: Sequence[Site], settings: Settings) -> tuple
         for site in found
     )
     joints = tuple(
-        Joint(kind, group, _together(kind, group, [0.0] * len(kind.sizes(group)), itemsize))
-        for kind in narrowing(settings.structures)
-        for group in kind.find(opened.model, found)
+        Joint(kind, group, _together(kind, group, [0.0] * len(kind.sizes(group)), itemsize)) for kind, group in groups
     )
     return curves, joints
 
@@ -157,7 +165,7 @@ def price_model(
     name: str,
     settings: Settings,
     *,
-    work: Path | None = None,
+    work: Path | str | None = None,
     also: Sequence[str] = (),
     check: Any = None,
     progress: Progress = silent,
@@ -168,7 +176,7 @@ def price_model(
     anything slow, so that a caller can refuse what cannot come out well.
     Raises any `GossamerError`.
     """
-    workspace = Workspace(work or default_work())
+    workspace = Workspace(Path(work or default_work()))
     clock = _Clock()
     opened = open_model(name, workspace.root, settings.dtype)
     found = find_sites(opened)
@@ -184,8 +192,9 @@ def price_model(
         if not issubclass(metric, kind.metric):
             raise PlanError(f"{kind.name} cannot be weighed by {settings.metric}; choose another metric.")
     text = None if settings.text is None else data.read(settings.text)
+    groups = find_groups(opened, found, settings)
     if check:
-        check(opened, found)
+        check(opened, found, groups)
     clock.lap("open")
     calibration, held_out = windows_for(opened, settings, text, workspace, progress)
     clock.lap("text")
@@ -193,7 +202,9 @@ def price_model(
     sums, identity = _measured(opened, found, calibration, settings, needs, workspace, progress)
     clock.lap("measure")
     tokens = calibration.ids.numel()
-    curves, joints, factors, notes = _priced(opened, found, sums, tokens, identity, settings, workspace, progress)
+    curves, joints, factors, notes = _priced(
+        opened, found, groups, sums, tokens, identity, settings, workspace, progress
+    )
     clock.lap("price")
     return Priced(
         opened=opened,
@@ -284,7 +295,7 @@ def _measured(
     identity = {
         "format": FORMAT,
         "model": opened.digest,
-        "text": calibration.identity(),
+        "text": {**calibration.identity(), "source": None},  # the same text under another name is the same
         "seed": settings.seed,
         "passes": str(dtype),
     }
@@ -342,6 +353,7 @@ def _enough_memory(opened: Opened, found: Sequence[Site], needs: Sequence[str], 
 def _priced(
     opened: Opened,
     found: Sequence[Site],
+    groups: Narrowings,
     sums: SumsFolder,
     tokens: int,
     measured: Mapping[str, Any],
@@ -352,10 +364,9 @@ def _priced(
     """(the curves, the groups that may narrow, the folder of what solvers keep, notes about sites without a price)."""
     metric: type[Metric] = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
     wanted = {"statistics": identity_digest(measured), "metric": settings.metric}
-    identity = {"format": FORMAT, **wanted, "structures": list(settings.structures)}
+    identity = {"format": FORMAT, **wanted, "structures": sorted(settings.structures)}
     folder = workspace.folder("curves", identity)
     listing = folder / "curves.json"
-    groups = [(kind, group) for kind in narrowing(settings.structures) for group in kind.find(opened.model, found)]
     if not listing.exists():
         rows = {}
         wide = {group.name: (kind, group) for kind, group in groups}
@@ -420,7 +431,7 @@ def _once(path: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, 
 def _sound(
     rows: Any,
     found: Sequence[Site],
-    groups: Sequence[tuple[Bottleneck, Group]],
+    groups: Narrowings,
     settings: Settings,
     path: Path,
 ) -> dict[str, Row | None]:

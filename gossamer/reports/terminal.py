@@ -27,7 +27,7 @@ def report(found: Report, console: Console) -> None:
     console.print(
         f"judged on {protocol['source']}: {protocol['windows']} windows of {protocol['window']} tokens, "
         f"ids {protocol['ids_sha256']}, {protocol['dtype']}; allocation {found.allocator}, predicted loss "
-        f"{found.predicted:.3f}" + "".join(f"; {k}: KL {v:.4f} measured" for k, v in found.rivals.items()),
+        f"{found.predicted:.3f}{_race(found)}",
         soft_wrap=True,
         highlight=False,
         markup=False,
@@ -39,6 +39,13 @@ def report(found: Report, console: Console) -> None:
         highlight=False,
         markup=False,
     )
+
+
+def _race(found: Report) -> str:
+    if not found.rivals:
+        return ""
+    places = ", ".join(f"{name} {divergence:.4f}" for name, divergence in found.rivals.items())
+    return f"; KL over the first {found.rival_windows} of the windows: {places}"
 
 
 def _costs(table: Table, name: str, dense: Cost, small: Cost) -> None:
