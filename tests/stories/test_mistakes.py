@@ -131,7 +131,7 @@ def test_what_was_compressed_is_not_compressed_again(kind, fails, compressed):
 
 def test_nor_where_the_first_compression_left_layers_dense(run, fails, model_folder, tiny, work, tmp_path):
     first = tmp_path / "first"
-    words = ("--keep", 0.9, "--allocator", "knapsack", *tiny, "--work", work)
+    words = ("--keep", 0.9, "--method", "pivoted", *tiny, "--work", work)
     assert run("compress", model_folder("llama"), *words, "--out", first).code == 0
     choices = json.loads((first / "plan.json").read_text())["choices"].values()
     assert {c["structure"] for c in choices} == {"dense", "pivoted_low_rank"}

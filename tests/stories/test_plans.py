@@ -18,10 +18,20 @@ LAYER = "model.layers.1.mlp.up_proj"
 def planned(run, model_folder, tiny, work, tmp_path_factory):
     """A plan for the tiny llama."""
     path = tmp_path_factory.mktemp("plan") / "plan.json"
-    told = run("plan", model_folder("llama"), "--keep", 0.6, "--out", path, "--work", work, *tiny)
+    words = ("--keep", 0.6, "--method", "pivoted", "--out", path, "--work", work, *tiny)
+    told = run("plan", model_folder("llama"), *words)
     assert told.code == 0, told.err
     assert str(path) in told.out
     return path
+
+
+@pytest.fixture(scope="module")
+def narrow(run, model_folder, tiny, work, tmp_path_factory):
+    """A plan that narrows both MLPs of the tiny llama, as JSON."""
+    path = tmp_path_factory.mktemp("narrow") / "plan.json"
+    words = ("--keep", 0.8, "--structures", "neurons", "--out", path, "--work", work, *tiny)
+    assert run("plan", model_folder("llama"), *words).code == 0
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -81,6 +91,36 @@ def test_a_layer_is_left_alone_by_calling_it_dense(run, edited, load, model_fold
     assert torch.equal(
         model.get_submodule(LAYER).weight, load(model_folder("llama"), "llama").get_submodule(LAYER).weight
     )
+
+
+def test_members_of_an_mlp_narrow_to_one_width_and_another_may_be_chosen(run, narrow, load, work, tmp_path):
+    members = [f"model.layers.1.mlp.{part}_proj" for part in ("gate", "up", "down")]
+    plan = json.loads(json.dumps(narrow))
+    assert len({json.dumps(plan["choices"][m] | {"predicted": 0}) for m in members}) == 1
+    for member in members:
+        plan["choices"][member].update(structure="neurons", size=9)
+    path = tmp_path / "edited.json"
+    path.write_text(json.dumps(plan), encoding="utf-8")
+    assert run("apply", path, "--out", tmp_path / "out", "--work", work).code == 0
+    model = load(tmp_path / "out", "llama")
+    assert [expressions_of(model)[m].shape for m in members] == [(9, 32), (9, 32), (32, 9)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"up_proj": {"structure": "neurons", "size": 9}}, "narrow together"),
+        ({"up_proj": {"structure": "dense", "size": 32}}, "narrow together"),
+        ({p: {"structure": "neurons", "size": 0} for p in ("gate_proj", "up_proj", "down_proj")}, "nearest is 1"),
+    ],
+)
+def test_members_of_an_mlp_that_disagree_are_refused(change, said, narrow, refused, work, tmp_path):
+    plan = json.loads(json.dumps(narrow))
+    for part, choice in change.items():
+        plan["choices"][f"model.layers.1.mlp.{part}"] = choice
+    path = tmp_path / "edited.json"
+    path.write_text(json.dumps(plan), encoding="utf-8")
+    assert said in refused("apply", path, "--out", tmp_path / "out", "--work", work)
 
 
 def test_a_plan_says_what_it_predicts_and_for_what(planned, model_folder):
