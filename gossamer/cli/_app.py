@@ -28,10 +28,11 @@ def main() -> None:
             command = importlib.import_module(f"gossamer.cli.{found.name}")
             app.command(found.name)(command.run)
     try:
-        if app(standalone_mode=False) == INTERRUPTED:
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:
             raise KeyboardInterrupt
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        if code:
+            sys.exit(code)
     except GossamerError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)

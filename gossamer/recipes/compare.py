@@ -142,7 +142,7 @@ def _cells(
         small = build(priced, [plan for plan in plans if isinstance(plan, Plan)], progress=progress)
         solved = time.monotonic()
         windows = _windows(priced.opened, test, test_tokens, test_window)
-        scores = fidelity.compare(priced.opened.model, small, windows, progress=progress)
+        scores = fidelity.compare(priced.opened.model, small, windows, progress=progress) if small else []
     except GossamerError as error:
         return [{"failed": str(error)}] * len(budgets)
     seconds = {

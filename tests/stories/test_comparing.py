@@ -1,0 +1,126 @@
+"""`gossamer compare`: many methods at many budgets under one protocol, kept cell by cell."""
+
+import csv
+import json
+
+import pytest
+
+from gossamer.recipes import compare as recipe
+
+SMALL = ("--test-window", 32, "--test-tokens", 256)
+
+
+@pytest.fixture
+def ask(run, model_folder, tiny, text_file, work, tmp_path):
+    """A function: `gossamer compare` on the tiny llama with these methods and budgets."""
+
+    def told(methods, keep, *more, out="table"):
+        words = ("--methods", methods, "--keep", keep, "--test", text_file, "--out", tmp_path / out, "--work", work)
+        return run("compare", model_folder("llama"), *words, *SMALL, *tiny, *more)
+
+    return told
+
+
+@pytest.fixture
+def within(monkeypatch):
+    """Methods run in this process: what is asked of them is the same, and a process takes seconds to start."""
+    monkeypatch.setattr(recipe, "_apart", recipe._cells)
+
+
+def cells(folder):
+    return json.loads((folder / "table" / "compare.json").read_text())["cells"]
+
+
+def test_each_method_runs_in_a_process_of_its_own(ask, tmp_path):
+    told = ask("pivoted", "0.7")
+    assert told.code == 0, told.err
+    cell = cells(tmp_path)["pivoted 0.7"]
+    assert cell["kept"] <= 0.7 and cell["perplexity"] > 1 and cell["peak_memory"] > 1e8
+    assert f"{cell['perplexity']:.2f}" in told.out
+
+
+def test_a_table_has_a_row_a_method_and_a_column_a_budget(ask, within, tmp_path):
+    told = ask("svd,mixed", "0.8,0.6")
+    assert told.code == 0, told.err
+    found = cells(tmp_path)
+    assert set(found) == {"svd 0.8", "svd 0.6", "mixed 0.8", "mixed 0.6"}
+    assert len({cell["protocol"]["ids_sha256"] for cell in found.values()}) == 1
+    for budget in ("0.8", "0.6"):
+        best = min(("svd", "mixed"), key=lambda name: found[f"{name} {budget}"]["perplexity"])
+        assert f"{budget}: {best} is best; nats a token above it" in told.out
+    with (tmp_path / "table" / "compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["method"], r["asked"]) for r in rows] == [tuple(key.split()) for key in found]
+    assert [float(r["perplexity"]) for r in rows] == [cell["perplexity"] for cell in found.values()]
+
+
+def test_what_is_done_is_not_done_again(ask, within, monkeypatch, tmp_path):
+    assert ask("pivoted", "0.7").code == 0
+    asked = []
+    monkeypatch.setattr(recipe, "_apart", lambda *args: asked.append(args[2]) or [{"failed": "asked"}] * len(args[2]))
+    told = ask("pivoted", "0.7,0.5")
+    assert [[budget.amount for budget in budgets] for budgets in asked] == [[0.5]]
+    assert "pivoted 0.5 failed: asked" in told.out
+    assert "perplexity" in cells(tmp_path)["pivoted 0.7"]
+
+
+def test_a_failure_stays_in_its_cell(ask, within, tmp_path):
+    told = ask("svd", "0.7,0.001")
+    assert told.code == 0, told.err
+    assert "perplexity" in cells(tmp_path)["svd 0.7"]
+    assert "out of reach" in cells(tmp_path)["svd 0.001"]["failed"]
+
+
+def test_where_everything_failed_the_exit_code_says_so(ask, within):
+    assert ask("svd", "0.001").code == 1
+
+
+def test_a_crash_of_one_method_leaves_the_others(ask, monkeypatch, tmp_path):
+    class Pool:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def submit(self, _work, _model, row, *_):
+            if row.metric == "identity":
+                raise RuntimeError("a bug")
+            raise recipe.BrokenProcessPool
+
+    monkeypatch.setattr(recipe, "ProcessPoolExecutor", Pool)
+    assert ask("svd,pivoted", "0.7").code == 1
+    assert cells(tmp_path)["svd 0.7"]["failed"] == "RuntimeError: a bug"
+    assert "memory" in cells(tmp_path)["pivoted 0.7"]["failed"]
+
+
+def test_another_protocol_needs_another_folder(ask, within, tmp_path):
+    assert ask("svd", "0.7").code == 0
+    before = (tmp_path / "table" / "compare.json").read_bytes()
+    told = ask("svd", "0.7", "--seed", 1)
+    assert told.code == 1 and "another protocol" in told.err
+    assert (tmp_path / "table" / "compare.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("methods", "keep", "said"),
+    [
+        ("magic", "0.7", "nothing named 'magic' in methods"),
+        ("svd", "most", "'most' is not a fraction"),
+        ("svd", "1.5", "needs no compression"),
+        ("", "0.7", "needs methods and budgets"),
+    ],
+)
+def test_mistakes_are_told_at_once(methods, keep, said, ask, tmp_path):
+    told = ask(methods, keep)
+    assert told.code == 1 and said in told.err
+    assert not (tmp_path / "table").exists()
+
+
+def test_a_folder_with_something_else_in_it_is_refused(ask, tmp_path):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "notes.txt").write_text("mine")
+    assert "holds no comparison" in ask("svd", "0.7").err
