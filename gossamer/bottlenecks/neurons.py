@@ -19,7 +19,7 @@ from gossamer import sites as hosts
 from gossamer.bottlenecks._base import Bottleneck, Group, Narrowed
 from gossamer.expressions.dense import Dense
 from gossamer.linalg.cholesky import safe_cholesky
-from gossamer.linalg.elimination import eliminate, refit
+from gossamer.linalg.elimination import elimination_losses, elimination_order, refit
 from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.vocabulary import Cost, Site
 
@@ -50,22 +50,21 @@ class Neurons(Bottleneck):
         return {name: Cost(params=n, bytes=n * itemsize, macs=n) for name, n in numbers.items()}
 
     def prepare(self, group: Group, weight: Tensor, metric: Metric) -> dict[str, Tensor]:
-        """`order`, the neurons as they are dropped, and `errors` after each step."""
+        """`order`, the neurons with the last to be dropped first, and `errors` by how many of them stay."""
         assert isinstance(metric, KroneckerMetric)
         felt = weight if metric.output is None else safe_cholesky(metric.output).T @ weight
-        order, losses = eliminate(felt, _moment(metric, weight), _step(group.width))
-        return {"order": order, "errors": losses}
+        moment = _moment(metric, weight)
+        order = elimination_order(felt, moment, _step(group.width))
+        return {"order": order, "errors": elimination_losses(felt, moment, order)}
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        width = len(prepared["order"])
-        step = _step(width)
-        return [float(prepared["errors"][(width - size) // step - 1]) for size in sizes]
+        return [float(prepared["errors"][size]) for size in sizes]
 
     def solve(
         self, group: Group, weights: Mapping[str, Tensor], size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> dict[str, Narrowed]:
         assert isinstance(metric, KroneckerMetric)
-        kept = prepared["order"][-size:].sort().values
+        kept = prepared["order"][:size].sort().values
         small = {s.name: Narrowed(Dense(weights[s.name][kept].clone()), kept) for s in group.writers}
         reader = weights[group.name]
         return small | {group.name: Narrowed(Dense(refit(reader, _moment(metric, reader), kept)))}

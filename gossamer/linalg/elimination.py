@@ -5,38 +5,52 @@ from torch import Tensor
 
 from gossamer.linalg.cholesky import safe_cholesky
 
+ROUND = 8
+"""Steps after which what was dropped is taken out of the working matrices; until then it lies there as zeros."""
 
-def eliminate(weight: Tensor, moment: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """(coordinates in the order of their dropping, loss after each step) for y = weight · x with E[x xᵀ] = moment.
 
-    `weight` is (m × n), `moment` (n × n) positive definite, both float64; a step drops the `step` coordinates whose
-    single loss is least, refits the others, and ends before none would be left. The loss of a whole step is exact:
-    with P = moment⁻¹, dropping R costs ½ tr(W_R P_RR⁻¹ W_Rᵀ) and leaves W − W_R P_RR⁻¹ P_R (Hassibi & Stork 1993,
-    "Optimal Brain Surgeon", for several coordinates and outputs at once).
+def elimination_order(weight: Tensor, moment: Tensor, step: int) -> Tensor:
+    """The coordinates of x in y = weight · x, the last to be dropped first, where E[x xᵀ] = moment.
+
+    `weight` is (m × n), `moment` (n × n) positive definite, both float64. A step drops the `step` coordinates whose
+    single loss is least and refits the others: with P = moment⁻¹, dropping R leaves W − W_R P_RR⁻¹ P_R (Hassibi & Stork
+    1993, "Optimal Brain Surgeon", for several coordinates and outputs at once). The steps are done in float32, since
+    they only rank; `elimination_losses` says exactly what an order costs.
     """
-    n = weight.shape[1]
-    inverse = torch.cholesky_inverse(safe_cholesky(moment))
-    weight = weight.clone()
-    present = torch.ones(n, dtype=torch.bool, device=weight.device)
-    dropped, losses = [], []
-    loss = 0.0
-    for _ in range((n - 1) // step):
+    scale = moment.diagonal().mean().clamp_min(1e-300)
+    inverse = torch.cholesky_inverse(safe_cholesky(moment / scale)).float()
+    weight = (weight / weight.abs().max().clamp_min(1e-300)).float()
+    names = torch.arange(weight.shape[1], device=weight.device)
+    present = torch.ones_like(names, dtype=torch.bool)
+    dropped: list[Tensor] = []
+    for at in range((len(names) - 1) // step):
+        if at % ROUND == 0:
+            names, weight, inverse = names[present], weight[:, present], inverse[present][:, present]
+            present = present[present]
         score = weight.square().sum(0) / inverse.diagonal()
         drop = score.masked_fill(~present, torch.inf).argsort()[:step]
         rows = inverse[drop]
-        solved = torch.linalg.solve(rows[:, drop], torch.cat([rows, weight[:, drop].T], 1))
-        loss += 0.5 * float((weight[:, drop].T * solved[:, n:]).sum())
-        weight -= weight[:, drop] @ solved[:, :n]
-        inverse -= rows.T @ solved[:, :n]
+        solved = torch.linalg.solve(rows[:, drop], rows)
+        weight -= weight[:, drop] @ solved
+        inverse -= rows.T @ solved
         # Rounding leaves traces of what is gone; they must not come back as divisors.
         present[drop] = False
         weight[:, drop] = 0
         inverse[drop], inverse[:, drop] = 0, 0
         inverse.diagonal()[drop] = 1
-        dropped.append(drop)
-        losses.append(loss)
-    order = torch.cat([*dropped, present.nonzero()[:, 0]])
-    return order, torch.tensor(losses, dtype=torch.float64)
+        dropped.append(names[drop])
+    return torch.cat([names[present], *reversed(dropped)])
+
+
+def elimination_losses(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
+    """½ tr(ΔW moment ΔWᵀ) when only the first k coordinates of `order` are kept and refitted, for k = 0 … n − 1.
+
+    With moment = L Lᵀ in that order, the residual of the coordinates from k on has the factor L[k:, k:], so the loss is
+    half the squared length of the columns from k on of W L: one factorization prices every k.
+    """
+    root = safe_cholesky(moment[order][:, order])
+    energy = (weight[:, order] @ root).square().sum(0)
+    return 0.5 * energy.flip(0).cumsum(0).flip(0)
 
 
 def refit(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:

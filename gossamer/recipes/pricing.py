@@ -24,7 +24,7 @@ from gossamer.statistics._gather import frozen_twin, gather, passes_dtype, share
 from gossamer.structures import Structure
 from gossamer.vocabulary import Cost, Curve, Option, Progress, Settings, Site, silent
 
-FORMAT = 3
+FORMAT = 4
 """Of the working folder; a change here makes new folders."""
 HELD_OUT = 4
 """Windows at the end of the text that judge a plan instead of making it; of a short text a tenth."""
