@@ -265,12 +265,19 @@ def windows_for(
 
 def _own_writing(opened: Opened, settings: Settings, length: int, workspace: Workspace, progress: Progress) -> Windows:
     count = max(1, -(-settings.tokens // length)) + HELD_OUT
-    identity = {"format": FORMAT, "model": opened.digest, "length": length, "seed": settings.seed}
+    dtype = passes_dtype(opened.model)
+    identity = {
+        "format": FORMAT,
+        "model": opened.digest,
+        "length": length,
+        "seed": settings.seed,
+        "passes": str(dtype),
+    }
     path = workspace.folder("writing", identity) / "ids.safetensors"
     done = read_tensors(path)[0]["ids"] if path.exists() else None
     if done is None or len(done) < count:
         done = data.generate(
-            opened.model,
+            frozen_twin(opened.model, dtype),
             count,
             length,
             seed=settings.seed,
