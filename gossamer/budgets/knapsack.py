@@ -16,6 +16,7 @@ from scipy.sparse import coo_matrix
 
 from gossamer.budgets._base import Allocator, affordable, worthwhile
 from gossamer.budgets._hull import hull, slope
+from gossamer.budgets._quiet import quiet
 from gossamer.vocabulary import Allocation, Curve, Unit
 
 SECONDS = 1.0
@@ -86,16 +87,17 @@ def _core(curves: Sequence[Curve], limit: int, unit: Unit, price: float, gap: fl
     n = len(site)
     scale = float(max(map(abs, cost))) or 1.0
     for margin in (0.0, 2e-6):  # HiGHS keeps to a limit up to its tolerance; a little less room makes that exact
-        result = milp(
-            c=np.asarray(error),
-            constraints=[
-                LinearConstraint(coo_matrix((np.ones(n), (site, range(n))), shape=(len(curves), n)), 1, 1),
-                LinearConstraint(np.asarray(cost)[None] / scale, -np.inf, room / scale - margin),
-            ],
-            integrality=np.ones(n),
-            bounds=Bounds(0, 1),
-            options={"time_limit": SECONDS, "mip_rel_gap": 1e-6},
-        )
+        with quiet():
+            result = milp(
+                c=np.asarray(error),
+                constraints=[
+                    LinearConstraint(coo_matrix((np.ones(n), (site, range(n))), shape=(len(curves), n)), 1, 1),
+                    LinearConstraint(np.asarray(cost)[None] / scale, -np.inf, room / scale - margin),
+                ],
+                integrality=np.ones(n),
+                bounds=Bounds(0, 1),
+                options={"time_limit": SECONDS, "mip_rel_gap": 1e-6},
+            )
         found = None if result.x is None else _checked(result.x, site, option, cost, room)
         if found is not None:
             return found

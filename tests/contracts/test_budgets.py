@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gossamer import budgets, discover
 from gossamer.budgets import Allocator, spelled_out, tied
+from gossamer.budgets._quiet import quiet
 from gossamer.errors import BudgetError
 from gossamer.vocabulary import Cost, Curve, Option
 
@@ -252,3 +253,15 @@ def test_tying_never_beats_choosing_freely():
     free = KNAPSACK.allocate(curves, 120, "params")
     bound = KNAPSACK.allocate([b.curve for b in tied(curves, {"a": "a", "b": "a"})], 120, "params")
     assert free.error < bound.error
+
+
+def test_what_compiled_code_prints_stays_out_of_the_output_and_what_python_prints_does_not(capfd):
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    print("before")
+    with quiet():
+        library.puts(b"a stray line")
+    print("after")
+    library.fflush(None)
+    assert capfd.readouterr().out.split() == ["before", "after"]
