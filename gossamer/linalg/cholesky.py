@@ -15,13 +15,13 @@ def safe_cholesky(matrix: Tensor) -> Tensor:
     """
     if not torch.isfinite(matrix).all():
         raise NumericsError("A second moment holds NaN or infinite values; check the calibration text and the model.")
-    n = matrix.shape[0]
     scale = float(matrix.diagonal().mean().clamp_min(0)) or 1.0
-    eye = torch.eye(n, dtype=matrix.dtype, device=matrix.device)
     jitter = 0.0
     while True:
         root: Tensor
-        root, info = torch.linalg.cholesky_ex(matrix + jitter * scale * eye)
+        root, info = torch.linalg.cholesky_ex(matrix)
         if not int(info):
             return root
         jitter = max(jitter * 10, 1e-14)
+        matrix = matrix.clone()
+        matrix.diagonal().add_(jitter * scale)

@@ -54,6 +54,12 @@ def elimination_losses(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
 
 
 def refit(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
-    """The best weight (m × k) on the coordinates `kept` alone: W C_:S C_SS⁻¹ with C = moment (n × n)."""
-    root = safe_cholesky(moment[kept][:, kept])
-    return torch.cholesky_solve(moment[kept] @ weight.T, root).T
+    """The best weight (m × k) on the coordinates `kept` alone: W C_:S C_SS⁻¹ with C = moment (n × n).
+
+    That is W_S + W_R C_RS C_SS⁻¹ with R the coordinates that go, which are the fewer.
+    """
+    gone = torch.ones(len(moment), dtype=torch.bool, device=moment.device)
+    gone[kept] = False
+    columns = moment[:, kept]
+    root = safe_cholesky(columns[kept])
+    return weight[:, kept] + torch.cholesky_solve((weight[:, gone] @ columns[gone]).T, root).T

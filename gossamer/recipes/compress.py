@@ -291,11 +291,11 @@ def carry_out(
 ) -> Compressed:
     """Solve, install, judge and save; with a rival plan both are built, and the one that tests better is kept."""
     started = time.monotonic()
-    windows = _test_windows(priced, test)
+    dense, windows = _trial(priced, test)
     plans = [plan] if rival is None else [plan, rival]
     built = build(priced, plans, progress=progress)
     solved = time.monotonic()
-    race = fidelity.race(priced.opened.model, built, windows, progress=progress)
+    race = fidelity.race(dense, built, windows, progress=progress)
     rivals = {p.allocator: d for p, d in zip(plans, race.divergences, strict=True)} if rival else {}
     small, plan, score = built[race.best], plans[race.best], race.score
     del built
@@ -312,12 +312,11 @@ def carry_out(
     ]
     plugin.mark(small, history)
     dense_total, small_total = _total(priced.opened.model), _total(small)
-    dense = sum((c.dense.cost for c in priced.curves), NO_COST)
     found = Report(
         model=priced.opened.name,
         out="(not saved)" if out is None else str(out),
         asked={"budget": asdict(plan.budget), **identity_of(priced)},
-        dense=dense,
+        dense=sum((c.dense.cost for c in priced.curves), NO_COST),
         small=sum((o.cost for o in plan.choices.values()), NO_COST),
         dense_total=dense_total,
         small_total=small_total,
@@ -338,10 +337,12 @@ def carry_out(
     return Compressed(small, priced.opened.tokenizer, plan, found)
 
 
-def _test_windows(priced: Priced, test: str | None) -> Windows:
+def _trial(priced: Priced, test: str | None) -> tuple[Any, Windows]:
+    """The dense model and the windows that judge; what it says of the held-out ones need not be worked out twice."""
     if test is None:
-        return priced.held_out
-    return data.cut(data.read(test), test, priced.opened.tokenizer, priced.held_out.ids.shape[1])
+        return priced.recalled, priced.held_out
+    cut = data.cut(data.read(test), test, priced.opened.tokenizer, priced.held_out.ids.shape[1])
+    return priced.opened.model, cut
 
 
 def _samples(priced: Priced, small: Any, windows: Windows) -> dict[str, str]:

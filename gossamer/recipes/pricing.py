@@ -18,6 +18,7 @@ from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import Workspace, identity_digest, read_json, read_tensors, write_json, write_tensors
 from gossamer.data import Windows
 from gossamer.errors import ModelError, PlanError, ResourceError, TextError, WorkError
+from gossamer.evaluation.recalled import Recalled
 from gossamer.metrics import Metric
 from gossamer.statistics import Sums, SumsFolder
 from gossamer.statistics._gather import frozen_twin, gather, passes_dtype, shared_inputs
@@ -59,6 +60,7 @@ class Priced:
     sums: SumsFolder
     factors: Path
     held_out: Windows
+    recalled: Recalled
     tokens: int
     calibration: Mapping[str, Any]
     seconds: Mapping[str, float]
@@ -215,6 +217,7 @@ def price_model(
         sums=sums,
         factors=factors,
         held_out=held_out,
+        recalled=Recalled(opened.model, workspace.folder("outputs", {"format": FORMAT, "model": opened.digest})),
         tokens=tokens,
         calibration=calibration.identity(),
         seconds=clock.laps,

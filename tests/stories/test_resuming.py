@@ -101,7 +101,8 @@ def same_results(work, undisturbed):
 
 def test_a_second_budget_measures_and_prices_nothing(run, model_folder, tiny, undisturbed, tmp_path, monkeypatch):
     work = shutil.copytree(undisturbed, tmp_path / "work")
-    before = snapshot(work)
+    made = "[cs]*/**/*"  # curves and statistics
+    before = snapshot(work, made)
 
     def never(*_, **__):
         raise AssertionError("it measured again")
@@ -111,7 +112,27 @@ def test_a_second_budget_measures_and_prices_nothing(run, model_folder, tiny, un
     for number, words in enumerate([("--keep", 0.7), ("--keep", 0.3), ("--macs", 0.5), ("--bytes", "80KB")]):
         told = run("compress", model_folder("llama"), *words, "--out", tmp_path / f"{number}", "--work", work, *tiny)
         assert told.code == 0, told.err
-    assert snapshot(work) == before
+    assert snapshot(work, made) == before
+
+
+def test_the_dense_model_is_judged_once(run, model_folder, tiny, undisturbed, tmp_path):
+    """Its words on the held-out windows are kept, used for the next budget, and not trusted when damaged."""
+    work = shutil.copytree(undisturbed, tmp_path / "work")
+    words = ("compress", model_folder("llama"), "--keep", 0.7, *tiny, "--work", work)
+    assert run(*words, "--out", tmp_path / "anew").code == 0
+    before = snapshot(one(work, "outputs-*"), "*.safetensors")
+    assert before
+    assert run(*words, "--out", tmp_path / "recalled").code == 0
+    assert snapshot(one(work, "outputs-*"), "*.safetensors") == before
+    anew, recalled = (json.loads((tmp_path / n / "report.json").read_text())["score"] for n in ("anew", "recalled"))
+    assert recalled == anew
+    kept = sorted(one(work, "outputs-*").glob("*.safetensors"))
+    data = bytearray(kept[0].read_bytes())
+    data[-5] ^= 4
+    kept[0].write_bytes(data)
+    told = run(*words, "--out", tmp_path / "damaged")
+    assert told.code == 1
+    assert str(kept[0]) in told.err
 
 
 @pytest.mark.parametrize(
