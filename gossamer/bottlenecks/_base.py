@@ -1,7 +1,7 @@
 """The promise of a bottleneck, and the sites that one joins."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from gossamer.vocabulary import Cost, Site
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Sites around one width: `writers` give its coordinates, `reader` takes them."""
+    """Sites around one width: `writers` give its coordinates, `reader` takes them, and its metric weighs them."""
 
     writers: tuple[Site, ...]
     reader: Site
@@ -34,10 +34,24 @@ class Group:
 
 @dataclass(frozen=True)
 class Narrowed:
-    """What takes a member's place: an expression, and the rows of its bias that stay (None for all)."""
+    """What takes a member's place: an expression, and what becomes of its bias (None where that stays as it is)."""
 
     expression: Expression
-    rows: Tensor | None = None
+    bias: Callable[[Tensor], Tensor] | None = None
+
+
+STEPS = 48
+"""Sizes offered: few enough to be quick, and on language models multiples of 32 or so, which kernels like."""
+
+
+def step(width: int) -> int:
+    """By how much the sizes of a width differ."""
+    return max(1, width // STEPS)
+
+
+def widths(width: int) -> list[int]:
+    """The sizes worth offering below a width."""
+    return sorted(range(width - step(width), 0, -step(width)))
 
 
 class Bottleneck(ABC):
@@ -59,8 +73,8 @@ class Bottleneck(ABC):
         """What each member costs at this width."""
 
     @abstractmethod
-    def prepare(self, group: Group, weight: Tensor, metric: Metric) -> dict[str, Tensor]:
-        """The work that every size shares, to keep on disk; `weight` is the reader's (m × width, float64)."""
+    def prepare(self, group: Group, weights: Mapping[str, Tensor], metric: Metric) -> dict[str, Tensor]:
+        """The work that every size shares, to keep on disk, from the members' weights (float64)."""
 
     @abstractmethod
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:

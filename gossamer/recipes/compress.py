@@ -277,7 +277,7 @@ def _narrow(small: Any, priced: Priced, joint: Joint, size: int, ruler: Metric) 
     prepared = read_tensors(factors_path(priced.factors, joint.group.reader, joint.kind.name))[0]
     parts = joint.kind.solve(joint.group, weights, size, ruler, prepared)
     for site in joint.group.members:
-        sites.replace(small, site, parts[site.name].expression, parts[site.name].rows)
+        sites.replace(small, site, parts[site.name].expression, parts[site.name].bias)
 
 
 def carry_out(

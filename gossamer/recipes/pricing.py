@@ -114,8 +114,13 @@ Narrowings = Sequence[tuple[Bottleneck, Group]]
 
 
 def find_groups(opened: Opened, found: Sequence[Site], settings: Settings) -> Narrowings:
-    """The groups of sites that the settings' bottlenecks may narrow."""
-    return [(kind, group) for kind in narrowing(settings.structures) for group in kind.find(opened.model, found)]
+    """The groups of sites that the settings' bottlenecks may narrow; raises `PlanError` where two would narrow one."""
+    groups = [(kind, group) for kind in narrowing(settings.structures) for group in kind.find(opened.model, found)]
+    first: dict[str, str] = {}
+    for kind, group in groups:
+        if first.setdefault(group.name, kind.name) != kind.name:
+            raise PlanError(f"{first[group.name]} and {kind.name} both narrow {group.name}; name one of them.")
+    return groups
 
 
 def unpriced(
@@ -425,7 +430,8 @@ def _prices(opened: Opened, site: Site, ruler: Metric, settings: Settings, folde
 
 def _narrow_prices(opened: Opened, kind: Bottleneck, group: Group, ruler: Metric, folder: Path) -> Row:
     path = factors_path(folder, group.reader, kind.name)
-    prepared = _once(path, lambda: kind.prepare(group, weight_of(opened, group.reader), ruler))
+    weights = {site.name: weight_of(opened, site) for site in group.members}
+    prepared = _once(path, lambda: kind.prepare(group, weights, ruler))
     return {kind.name: kind.prices(prepared, kind.sizes(group))}
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -84,19 +85,20 @@ def find(model: nn.Module) -> list[Site]:
     return sites
 
 
-def replace(model: nn.Module, site: Site, expression: Expression, rows: Tensor | None = None) -> None:
+def replace(
+    model: nn.Module, site: Site, expression: Expression, rebias: Callable[[Tensor], Tensor] | None = None
+) -> None:
     """Put an expression where the site's weight was, in the weight's dtype and on its device.
 
-    The bias stays, or only its `rows` where the expression gives no more outputs than these.
+    The bias stays, or becomes what `rebias` makes of it.
     """
     module = model.get_submodule(site.name)
-    assert expression.shape[0] == (site.shape[0] if rows is None else len(rows))
     assert expression.shape[1] <= site.shape[1]
     weight = host(site.kind).weight(module)
     bias = module.bias if site.bias else None
     carrier = Carrier(expression, None)
     carrier.to(device=weight.device, dtype=weight.dtype)
     if isinstance(bias, nn.Parameter):
-        carrier.bias = bias if rows is None else nn.Parameter(bias.detach()[rows.to(bias.device)])
+        carrier.bias = bias if rebias is None else nn.Parameter(rebias(bias.detach()))
     assert torch.Size(site.shape) == weight.shape
     model.set_submodule(site.name, carrier)

@@ -15,6 +15,8 @@ from torch import Tensor
 from gossamer import discover, metrics, solvers, statistics, structures
 from gossamer.errors import PlanError
 from gossamer.expressions import Expression
+from gossamer.expressions.picked_columns import PickedColumns
+from gossamer.expressions.placed_rows import PlacedRows
 from gossamer.metrics import Metric
 from gossamer.statistics import Statistic
 from gossamer.structures import RankStructure, Structure
@@ -163,6 +165,9 @@ def expressions_by_kind() -> Mapping[str, list[Expression]]:
         for shape in [(5, 7), (9, 6), (8, 8), (12, 18)]:
             sizes = kind().sizes(shape)
             wholes += [sample(name, shape, size) for size in {*sizes[:1], *sizes[-1:]}]
+    for m, n, places in [(5, 7, [0, 3, 4]), (8, 3, [7]), (4, 4, [0, 1, 2, 3])]:  # what bottlenecks build with
+        wholes.append(PlacedRows(normal(m, len(places), n), torch.tensor(places), m))
+        wholes.append(PickedColumns(normal(n, n, len(places)), torch.tensor(places), m))
     found: dict[str, list[Expression]] = {}
     for part in (part for whole in wholes for part in whole.modules()):
         if isinstance(part, Expression):

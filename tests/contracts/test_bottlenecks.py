@@ -24,12 +24,12 @@ RULERS = [name for name, kind in METRICS.items() if issubclass(kind, KroneckerMe
 NEURONS = KINDS["neurons"]()
 
 
-def found(name):
+def found(name, kind=NEURONS):
     model = tiny.build_model(name).eval()
     spots = sites.find(model)
     _, reads = shared_inputs(model, [s.name for s in spots], torch.zeros(1, 8, dtype=torch.int64))
     spots = [replace(s, reads=reads.get(s.name, s.name)) for s in spots]
-    return model, NEURONS.find(model, spots)
+    return model, kind.find(model, spots)
 
 
 @pytest.mark.parametrize("name", PER_BLOCK)
@@ -56,14 +56,14 @@ def test_a_model_narrowed_by_dead_neurons_computes_what_it_did(name):
     inputs = normal(1, 400, group.width)
     weights = {s.name: sites.host(s.kind).weight(model.get_submodule(s.name)).detach().double() for s in group.members}
     ruler = weigh("activation", inputs, normal(2, 400, group.reader.shape[0]))
-    prepared = NEURONS.prepare(group, weights[group.name], ruler)
+    prepared = NEURONS.prepare(group, weights, ruler)
     size = max(s for s in NEURONS.sizes(group) if s <= len(alive))
     if size == len(alive):
         assert NEURONS.prices(prepared, [size])[0] == pytest.approx(0, abs=1e-9)
     small = copy.deepcopy(model)
     keep = next(s for s in NEURONS.sizes(group) if s >= len(alive))
     for site, part in ((s, NEURONS.solve(group, weights, keep, ruler, prepared)[s.name]) for s in group.members):
-        sites.replace(small, site, part.expression, part.rows)
+        sites.replace(small, site, part.expression, part.bias)
     with torch.no_grad():
         after = sites.output_of(sites.run(small, ids))
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
@@ -76,10 +76,9 @@ def group_of(width, outputs, inputs):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", [2, 7, 48, 100, 1536])
-def test_widths_ascend_and_every_one_costs_less(kind, width):
-    group, form = group_of(width, 8, 5), KINDS[kind]()
+def test_widths_ascend_and_every_one_costs_less(width):
+    group, form = group_of(width, 8, 5), NEURONS
     sizes = form.sizes(group)
     assert sizes == sorted(set(sizes)) and sizes and sizes[0] > 0 and sizes[-1] < width
     for unit in ("params", "bytes", "macs"):
@@ -93,7 +92,7 @@ def test_widths_ascend_and_every_one_costs_less(kind, width):
 def test_the_price_is_what_the_metric_says_of_the_solution(ruler, case):
     weight, inputs, gradients = layer((6, 11), case)
     group, metric = group_of(11, 6, 4), weigh(ruler, inputs, gradients)
-    prepared = NEURONS.prepare(group, weight, metric)
+    prepared = NEURONS.prepare(group, {"down": weight}, metric)
     sizes = NEURONS.sizes(group)
     prices = NEURONS.prices(prepared, sizes)
     assert all(a >= b - 1e-9 * (1 + a) for a, b in pairwise(prices))
@@ -101,8 +100,8 @@ def test_the_price_is_what_the_metric_says_of_the_solution(ruler, case):
     for size, price in zip(sizes, prices, strict=True):
         weights = {"gate": normal(7, 11, 4), "up": normal(8, 11, 4), "down": weight}
         parts = NEURONS.solve(group, weights, size, metric, prepared)
-        rows = parts["up"].rows
-        assert torch.equal(parts["gate"].rows, rows) and len(rows) == size
+        rows = parts["up"].bias(torch.arange(11))
+        assert torch.equal(parts["gate"].bias(torch.arange(11)), rows) and len(rows) == size
         assert torch.equal(parts["up"].expression.dense(), weights["up"][rows])
         padded = torch.zeros_like(weight)
         padded[:, rows] = parts["down"].expression.dense()
@@ -153,3 +152,216 @@ def test_a_copy_of_a_neuron_goes_for_nothing(scale):
     losses = elimination_losses(weight, moment, order)
     assert int(order[-1]) in (2, 5)
     assert float(losses[7]) < 1e-6 * float(losses[6])
+
+
+# ── values and what reads them ────────────────────────────────────────────────────────────────────────────────────────
+
+VALUES = KINDS["value_output"]()
+HEADS = {"llama": (2, 2), "llama_untied": (4, 1), "qwen2": (2, 2), "qwen3": (2, 2), "gpt2": (4, 1), "bert": (4, 1)}
+"""Heads of values, and heads of queries for each."""
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_heads_of_every_block_are_found(name):
+    _, groups = found(name, VALUES)
+    heads, queries = HEADS[name]
+    assert len(groups) == 2
+    for group in groups:
+        assert len(group.heads) == heads
+        assert {len(head.columns) for head in group.heads} == {queries}
+        columns = [c for head in group.heads for query in head.columns for c in query]
+        assert sorted(columns) == list(range(group.reader.shape[1]))
+        rows = [row for head in group.heads for row in head.rows]
+        last = group.writers[0].shape[0]  # a fused layer writes queries and keys first
+        assert sorted(rows) == list(range(last - len(rows), last))
+
+
+class Exact(KroneckerMetric):
+    """Weighs inputs by their very second moment, however few directions that has."""
+
+    @property
+    def input(self):
+        return self.statistics["moment"]
+
+
+def narrowed(model, group, size, ruler, weights):
+    prepared = VALUES.prepare(group, weights, ruler)
+    small = copy.deepcopy(model)
+    for site, part in ((s, VALUES.solve(group, weights, size, ruler, prepared)[s.name]) for s in group.members):
+        sites.replace(small, site, part.expression, part.bias)
+    return small, prepared
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_values_of_lower_rank_narrow_without_a_trace(name):
+    """Two of each head's directions are the others' doing: without them attention says what it said, bias and all."""
+    model, groups = found(name, VALUES)
+    group = groups[1]
+    writer = model.get_submodule(group.writers[0].name)
+    with torch.no_grad():
+        values = sites.host(group.writers[0].kind).weight(writer)
+        for number, head in enumerate(group.heads):
+            rows = torch.tensor(head.rows)
+            mix = normal(number, len(rows), len(rows) - 2).float()
+            values[rows] = mix @ values[rows[:-2]]
+            if writer.bias is not None:
+                writer.bias[rows] = mix @ torch.ones(len(rows) - 2)
+    ids = torch.arange(12)[None]
+    kept: list[torch.Tensor] = []
+    handle = model.get_submodule(group.name).register_forward_pre_hook(lambda _m, args: kept.append(args[0]))
+    with torch.no_grad():
+        before = sites.output_of(sites.run(model, ids))
+        sites.run(model, torch.randint(0, 60, (40, 24), generator=torch.Generator().manual_seed(0)))
+    handle.remove()
+    weights = {s.name: sites.host(s.kind).weight(model.get_submodule(s.name)).detach().double() for s in group.members}
+    inputs = kept[1].flatten(0, 1).double()
+    ruler = Exact(group.reader.shape, {"moment": inputs.T @ inputs / len(inputs)})
+    size = sum(len(head.rows) - 2 for head in group.heads)
+    small, prepared = narrowed(model, group, size, ruler, weights)
+    whole = ruler.error(weights[group.name])
+    assert VALUES.prices(prepared, [size])[0] < 1e-7 * whole
+    with torch.no_grad():
+        after = sites.output_of(sites.run(small, ids))
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("ruler", RULERS)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_price_of_values_is_what_the_metric_says_of_the_reader(name, ruler):
+    model, groups = found(name, VALUES)
+    group = groups[0]
+    m, n = group.reader.shape
+    weights = {s.name: sites.host(s.kind).weight(model.get_submodule(s.name)).detach().double() for s in group.members}
+    metric = weigh(ruler, normal(1, 300, n), normal(2, 300, m))
+    prepared = VALUES.prepare(group, weights, metric)
+    sizes = VALUES.sizes(group)
+    prices = VALUES.prices(prepared, sizes)
+    assert all(a >= b - 1e-9 * (1 + a) for a, b in pairwise(prices))
+    for size, price in list(zip(sizes, prices, strict=True))[::7]:
+        parts = VALUES.solve(group, weights, size, metric, prepared)
+        cost = VALUES.cost(group, size, 4)
+        # Behind attention the new reader sees B⁻¹ z where a coordinate stays: the error is that of W − W' S B⁻¹.
+        made = torch.zeros(m, n, dtype=torch.float64)
+        read = parts[group.name].expression.dense().detach()
+        for head, basis in zip(group.heads, prepared["basis"], strict=True):
+            back = torch.linalg.inv(basis)
+            for query in map(torch.tensor, head.columns):
+                made[:, query] = read[:, query] @ back
+        assert metric.error(weights[group.name] - made) == pytest.approx(price, rel=1e-5, abs=1e-9)
+        for site in group.members:
+            expression = parts[site.name].expression
+            stored = sum(p.numel() for p in expression.parameters())
+            indices = sum(b.numel() * 4 for b in expression.buffers())
+            assert cost[site.name].params == stored == expression.macs() == cost[site.name].macs
+            assert cost[site.name].bytes == stored * 4 + indices
+
+
+def test_an_mlp_is_no_attention():
+    for name in HEADS:
+        _, groups = found(name, VALUES)
+        assert not any("mlp" in site.name or "intermediate" in site.name for g in groups for site in g.members)
+
+
+# ── queries and keys ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+SCORES = KINDS["query_key"]()
+PARTS = {
+    "llama": (2, 8),  # pairs that positions turn, in two heads of keys
+    "llama_untied": (2, 16),
+    "qwen2": (2, 8),
+    "qwen3": (0, 0),  # normalizes its queries and keys
+    "gpt2": (0, 0),  # writes them with one layer
+    "bert": (1, 32),  # has no rotation: every coordinate is for itself
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_coordinates_that_go_together_are_found(name):
+    _, groups = found(name, SCORES)
+    together, parts = PARTS[name]
+    assert len(groups) == (2 if parts else 0)
+    for group in groups:
+        assert len(group.query_rows) == len(group.key_rows) == parts
+        assert {len(rows) for rows in group.key_rows} == {together}
+        assert sorted(r for rows in group.key_rows for r in rows) == list(range(group.writers[0].shape[0]))
+        assert sorted(r for rows in group.query_rows for r in rows) == list(range(group.reader.shape[0]))
+
+
+@pytest.mark.parametrize("name", [name for name, (_, parts) in PARTS.items() if parts])
+@pytest.mark.parametrize("side", ["query_rows", "key_rows"])
+def test_what_one_side_never_says_the_other_need_not(name, side):
+    """Coordinates that are zero among the queries, or among the keys, go without a trace."""
+    model, groups = found(name, SCORES)
+    group = groups[1]
+    site = group.reader if side == "query_rows" else group.writers[0]
+    dead = list(range(0, len(group.key_rows), 2))
+    module = model.get_submodule(site.name)
+    with torch.no_grad():
+        for part in dead:
+            sites.host(site.kind).weight(module)[list(getattr(group, side)[part])] = 0
+            if module.bias is not None:
+                module.bias[list(getattr(group, side)[part])] = 0
+        ids = torch.arange(12)[None]
+        before = sites.output_of(sites.run(model, ids))
+    weights = {s.name: sites.host(s.kind).weight(model.get_submodule(s.name)).detach().double() for s in group.members}
+    ruler = weigh("activation", normal(1, 400, group.reader.shape[1]), normal(2, 400, group.reader.shape[0]))
+    prepared = SCORES.prepare(group, weights, ruler)
+    size = len(group.key_rows) - len(dead)
+    assert float(prepared["errors"][size]) == pytest.approx(0, abs=1e-12)
+    small = copy.deepcopy(model)
+    for part_of, part in SCORES.solve(group, weights, size, ruler, prepared).items():
+        member = next(s for s in group.members if s.name == part_of)
+        sites.replace(small, member, part.expression, part.bias)
+    with torch.no_grad():
+        after = sites.output_of(sites.run(small, ids))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ruler", RULERS)
+def test_the_price_of_scores_is_what_the_metric_says_of_the_queries(ruler):
+    model, groups = found("llama", SCORES)
+    group = groups[0]
+    weights = {s.name: sites.host(s.kind).weight(model.get_submodule(s.name)).detach().double() for s in group.members}
+    m, n = group.reader.shape
+    metric = weigh(ruler, normal(1, 300, n), normal(2, 300, m))
+    prepared = SCORES.prepare(group, weights, metric)
+    for size, price in zip(SCORES.sizes(group), SCORES.prices(prepared, SCORES.sizes(group)), strict=True):
+        parts = SCORES.solve(group, weights, size, metric, prepared)
+        apart = weights[group.name] - parts[group.name].expression.dense().detach()
+        if metric.output is not None:
+            assert metric.error(apart) == pytest.approx(price, rel=1e-6, abs=1e-12)
+        else:
+            # Mean squared error of the scores, for queries and keys that are independent of each other.
+            keys, moment = weights[group.writers[0].name], metric.input
+            moment = torch.eye(n, dtype=torch.float64) if moment is None else moment
+            lost = 0.0
+            for part in prepared["order"][size:].tolist():
+                q, k = apart[list(group.query_rows[part])], keys[list(group.key_rows[part])]
+                lost += 0.5 * float((q @ moment * q).sum()) * float((k @ moment * k).sum()) / len(k)
+            assert lost == pytest.approx(price, rel=1e-6)
+        cost = SCORES.cost(group, size, 4)
+        for site in group.members:
+            stored = sum(p.numel() for p in parts[site.name].expression.parameters())
+            assert cost[site.name].params == stored
+
+
+# ── neurons as published ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_leverage_is_what_the_others_cannot_stand_in_for():
+    """A copy and a sum of others have none; the score is that of the definition."""
+    spread = normal(5, 500, 9)
+    spread[:, 4] = spread[:, 1]
+    moment = spread.T @ spread / 500
+    order = KINDS["leverage_neurons"]().order(normal(6, 3, 9), moment)
+    ridge = 1e-2 * moment.diagonal().mean() * torch.eye(9, dtype=torch.float64)
+    leverage = (moment @ torch.linalg.inv(moment + ridge)).diagonal()
+    assert order.tolist()[-2:] in ([1, 4], [4, 1])
+    assert torch.equal(order[:-2], leverage.argsort(descending=True)[:-2])
+
+
+def test_the_reader_has_a_say_in_ours_and_none_in_theirs():
+    moment = torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64))
+    weight = torch.tensor([[9.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
+    assert KINDS["leverage_neurons"]().order(weight, moment).tolist() == [3, 2, 1, 0]
+    assert NEURONS.order(weight, moment).tolist() == [0, 2, 1, 3]

@@ -1,0 +1,16 @@
+"""MoDeGPT: pairs of layers narrowed where they meet (Lin et al. 2024, arXiv 2408.09632).
+
+MLPs by Nyström with ridge leverage, queries and keys by column selection, values and what reads them by a singular
+value decomposition; what comes out are smaller dense layers. The paper shares the budget out by block influence; here
+every pair keeps the same share, which is what the paper compares that with.
+"""
+
+from gossamer.methods._base import Method
+
+
+class MoDeGPT(Method):
+    """Nothing but narrowing, by the second moments of inputs."""
+
+    structures = ("leverage_neurons", "value_output", "query_key")
+    metric = "activation"
+    allocator = "uniform"
