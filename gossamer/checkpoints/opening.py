@@ -10,6 +10,7 @@ import psutil
 import torch
 import transformers
 
+from gossamer.checkpoints.plugin import history_of
 from gossamer.checkpoints.saving import whole
 from gossamer.checkpoints.store import identity_digest, tensor_digest
 from gossamer.errors import GossamerError, ModelError, NumericsError, ResourceError
@@ -55,6 +56,28 @@ def open_model(name: str, cache: Path, dtype: str = "auto") -> Opened:
     config = {k: v for k, v in model.config.to_dict().items() if k not in PASSING}
     digest = identity_digest({"weights": weights, "config": json.loads(json.dumps(config, default=str))})
     return Opened(model, _tokenizer(source), name, digest)
+
+
+def open_original(opened: Opened, cache: Path, dense: str | None = None) -> Opened | None:
+    """The dense model that `opened` was made from: `dense`, or the one its history names; None where neither is given.
+
+    Raises `ModelError` where it cannot be opened or is another model than the one compressed.
+    """
+    history = history_of(opened.model)
+    name = dense or (history[-1]["model"] if history else None)
+    if name is None:
+        return None
+    dtype = str(opened.model.dtype).removeprefix("torch.")
+    try:
+        original = open_model(name, cache, dtype)
+    except ModelError as error:
+        raise ModelError(f"The dense model cannot be opened; say where it is with --dense. {error}") from error
+    if history and original.digest != history[-1]["digest"]:
+        raise ModelError(
+            f"{opened.name} was made from a model with digest {history[-1]['digest']}, and {name} has "
+            f"{original.digest}; name the right one with --dense."
+        )
+    return original
 
 
 def _located(name: str) -> Path | None:

@@ -7,7 +7,7 @@ import typer
 from gossamer.checkpoints.export import to_dense
 from gossamer.checkpoints.opening import open_model
 from gossamer.cli import _options as o
-from gossamer.recipes.pricing import default_work
+from gossamer.recipes.measuring import default_work
 
 
 def run(

@@ -23,7 +23,8 @@ from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.metrics import Metric
 from gossamer.recipes.compress import build, make_plan
-from gossamer.recipes.pricing import Priced, default_work, longest_window, price_model
+from gossamer.recipes.measuring import default_work, longest_window
+from gossamer.recipes.pricing import Priced, price_model
 from gossamer.vocabulary import Budget, Plan, Progress, Score, Settings, silent
 
 Cells = dict[str, dict[str, Any]]

@@ -7,12 +7,12 @@ from typing import Any
 
 from gossamer import data
 from gossamer.checkpoints import plugin
-from gossamer.checkpoints.opening import Opened, open_model
+from gossamer.checkpoints.opening import Opened, open_model, open_original
 from gossamer.checkpoints.store import write_json
-from gossamer.errors import ModelError, OutputError, TextError
+from gossamer.errors import OutputError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import sample
-from gossamer.recipes.pricing import default_work, longest_window
+from gossamer.recipes.measuring import default_work, longest_window
 from gossamer.vocabulary import Progress, Score, silent
 
 
@@ -60,7 +60,7 @@ def evaluate(
         raise TextError(f"There is no text to judge {name} by; give one with --text FILE.")
     if opened.tokenizer is None:
         raise TextError(f"{name} has no tokenizer, so no text can be read for it.")
-    original = _original(opened, history, dense, cache)
+    original = open_original(opened, cache, dense)
     windows = data.cut(data.read(source), source, opened.tokenizer, longest_window(opened.model, window))
     length = windows.ids.shape[1]
     skipped = -(-seen // length)
@@ -88,23 +88,6 @@ def _unread(history: list[dict[str, Any]]) -> tuple[str | None, int]:
         return None, 0
     read = history[-1]["calibration"]
     return history[-1]["settings"]["text"], read["windows"] * read["window"]
-
-
-def _original(opened: Opened, history: list[dict[str, Any]], dense: str | None, cache: Path) -> Opened | None:
-    name = dense or (history[-1]["model"] if history else None)
-    if name is None:
-        return None
-    dtype = str(opened.model.dtype).removeprefix("torch.")
-    try:
-        original = open_model(name, cache, dtype)
-    except ModelError as error:
-        raise ModelError(f"The dense model cannot be opened; say where it is with --dense. {error}") from error
-    if history and original.digest != history[-1]["digest"]:
-        raise ModelError(
-            f"{opened.name} was made from a model with digest {history[-1]['digest']}, and {name} has "
-            f"{original.digest}; name the right one with --dense."
-        )
-    return original
 
 
 def _samples(opened: Opened, original: Opened | None, ids: Any) -> dict[str, str]:

@@ -23,22 +23,23 @@ def report(found: Report, console: Console) -> None:
     _costs(table, "whole model", found.dense_total, found.small_total)
     _quality(table, found.score)
     console.print(table)
-    protocol = found.score.protocol
     console.print(
-        f"judged on {protocol['source']}: {protocol['windows']} windows of {protocol['window']} tokens, "
-        f"ids {protocol['ids_sha256']}, {protocol['dtype']}; allocation {found.allocator}, predicted loss "
+        f"judged on {_judged(found.score.protocol)}; allocation {found.allocator}, predicted loss "
         f"{found.predicted:.3f}{_race(found)}",
         soft_wrap=True,
         highlight=False,
         markup=False,
     )
-    seconds = ", ".join(f"{k} {v:.1f}" for k, v in found.seconds.items())
-    console.print(
-        f"seconds: {seconds}; total {sum(found.seconds.values()):.1f}; peak memory {found.peak_memory / 1e9:.2f} GB",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
+    console.print(_spent(found.seconds, found.peak_memory), soft_wrap=True, highlight=False, markup=False)
+
+
+def _judged(p: Mapping[str, Any]) -> str:
+    return f"{p['source']}: {p['windows']} windows of {p['window']} tokens, ids {p['ids_sha256']}, {p['dtype']}"
+
+
+def _spent(seconds: Mapping[str, float], peak: int) -> str:
+    steps = ", ".join(f"{k} {v:.1f}" for k, v in seconds.items())
+    return f"seconds: {steps}; total {sum(seconds.values()):.1f}; peak memory {peak / 1e9:.2f} GB"
 
 
 def _race(found: Report) -> str:
@@ -81,6 +82,22 @@ def evaluation(model: str, dense: str | None, score: Score, texts: Mapping[str, 
     for key, value in score.protocol.items():
         console.print(f"{key:>14}: {value}", soft_wrap=True, highlight=False, markup=False)
     samples(texts, console)
+
+
+def healing(name: str, out: str, before: Score, after: Score, cost: Mapping[str, float], peak: int, c: Console) -> None:
+    """What `heal` gained, and what it took."""
+    c.print(f"{name} → {out}", soft_wrap=True, highlight=False, markup=False)
+    table = Table()
+    for heading in ("", "dense", "compressed", "healed"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    if before.perplexity is not None and after.perplexity is not None:
+        table.add_row(
+            "perplexity", f"{before.dense_perplexity:.2f}", f"{before.perplexity:.2f}", f"{after.perplexity:.2f}"
+        )
+    table.add_row("KL divergence, nats a token", "0", f"{before.divergence:.4f}", f"{after.divergence:.4f}")
+    c.print(table)
+    c.print(f"judged on {_judged(after.protocol)}", soft_wrap=True, highlight=False, markup=False)
+    c.print(_spent(cost, peak), soft_wrap=True, highlight=False, markup=False)
 
 
 def samples(texts: Mapping[str, str], console: Console) -> None:
@@ -144,11 +161,9 @@ def comparison(cells: Mapping[str, Mapping[str, Any]], console: Console) -> None
         console.print(f"{key} failed: {why}", style="yellow", soft_wrap=True, highlight=False, markup=False)
     done = next((cell for cell in cells.values() if "protocol" in cell), None)
     if done is not None:
-        p = done["protocol"]
-        dense = done["dense_perplexity"]
+        dense = "" if done["dense_perplexity"] is None else f"dense {done['dense_perplexity']:.2f}; "
         console.print(
-            f"{'' if dense is None else f'dense {dense:.2f}; '}judged on {p['source']}: {p['windows']} windows of "
-            f"{p['window']} tokens, ids {p['ids_sha256']}, {p['dtype']}; {done['machine']}",
+            f"{dense}judged on {_judged(done['protocol'])}; {done['machine']}",
             soft_wrap=True,
             highlight=False,
             markup=False,

@@ -333,7 +333,7 @@ def test_memory_that_runs_out_all_the_same(error, fails, model_folder, tmp_path,
     def never(*_, **__):
         raise error
 
-    monkeypatch.setattr("gossamer.recipes.pricing.gather", never)
+    monkeypatch.setattr("gossamer.recipes.measuring.gather", never)
     assert "memory" in fails(model_folder("llama"), work=tmp_path / "work")
 
 
@@ -462,7 +462,7 @@ def test_a_mistake_is_told_before_hours_of_measuring(words, refused, model_folde
     def never(*_, **__):
         raise AssertionError("it measured before it looked at its options")
 
-    monkeypatch.setattr("gossamer.recipes.pricing.gather", never)
+    monkeypatch.setattr("gossamer.recipes.measuring.gather", never)
     options = ("--keep", 0.5, *tiny, "--work", tmp_path / "work", "--out", place / "out")
     refused("compress", model_folder("llama"), *options, *words)
 
@@ -472,7 +472,7 @@ def test_an_output_below_a_file_is_told_before_hours_of_measuring(refused, model
         raise AssertionError("it measured before it looked at its options")
 
     (place / "file").write_text("precious")
-    monkeypatch.setattr("gossamer.recipes.pricing.gather", never)
+    monkeypatch.setattr("gossamer.recipes.measuring.gather", never)
     options = ("--keep", 0.5, *tiny, "--work", place / "work", "--out", place / "file" / "out")
     refused("compress", model_folder("llama"), *options)
 
@@ -510,6 +510,6 @@ def test_a_bug_keeps_its_traceback(run, model_folder, tiny, tmp_path, monkeypatc
     def broken(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("gossamer.recipes.pricing.gather", broken)
+    monkeypatch.setattr("gossamer.recipes.measuring.gather", broken)
     with pytest.raises(ZeroDivisionError):
         run("compress", model_folder("llama"), "--keep", 0.5, *tiny, "--work", tmp_path / "w", "--out", tmp_path / "o")

@@ -10,7 +10,7 @@ import torch
 from gossamer import Budget, Settings, compress, plan
 from gossamer.checkpoints import store
 from gossamer.checkpoints.store import read_tensors
-from gossamer.recipes import pricing
+from gossamer.recipes import measuring, pricing
 from gossamer.statistics import _gather
 
 HALF = Budget(unit="params", amount=0.5)
@@ -79,7 +79,7 @@ def slow(monkeypatch):
     def gather(*words, progress, **options):
         return _gather.gather(*words, **options, batch_tokens=64, progress=ticking(progress))
 
-    monkeypatch.setattr(pricing, "gather", gather)
+    monkeypatch.setattr(measuring, "gather", gather)
     return pace
 
 
@@ -107,7 +107,7 @@ def test_a_second_budget_measures_and_prices_nothing(run, model_folder, tiny, un
     def never(*_, **__):
         raise AssertionError("it measured again")
 
-    monkeypatch.setattr(pricing, "gather", never)
+    monkeypatch.setattr(measuring, "gather", never)
     monkeypatch.setattr(pricing, "_prices", never)
     for number, words in enumerate([("--keep", 0.7), ("--keep", 0.3), ("--macs", 0.5), ("--bytes", "80KB")]):
         told = run("compress", model_folder("llama"), *words, "--out", tmp_path / f"{number}", "--work", work, *tiny)

@@ -1,0 +1,178 @@
+"""From a model to what its layers saw: sites → text → windows → statistics. The first half of the way to curves."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psutil
+import torch
+
+from gossamer import data, sites
+from gossamer.checkpoints.opening import Opened
+from gossamer.checkpoints.store import Workspace, read_tensors, write_tensors
+from gossamer.data import Windows
+from gossamer.errors import ModelError, ResourceError, TextError
+from gossamer.statistics import Sums, SumsFolder
+from gossamer.statistics._gather import frozen_twin, gather, passes_dtype, shared_inputs
+from gossamer.vocabulary import Progress, Settings, Site, silent
+
+FORMAT = 4
+"""Of the working folder; a change here makes new folders."""
+HELD_OUT = 4
+"""Windows at the end of the text that judge a plan instead of making it; of a short text a tenth."""
+
+
+def default_work() -> Path:
+    """Where intermediate results are kept unless a working folder is named."""
+    return Path(platformdirs.user_cache_dir("gossamer"))
+
+
+def find_sites(opened: Opened) -> tuple[Site, ...]:
+    """The model's sites, each knowing which other site its input is shared with."""
+    found = sites.find(opened.model)
+    kind = type(opened.model).__name__
+    try:
+        outputs, reads = shared_inputs(opened.model, [s.name for s in found], torch.zeros(1, 8, dtype=torch.int64))
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+        raise ModelError(f"{opened.name} is a {kind}, which does not run on token ids alone: {error}") from error
+    output = getattr(outputs, "logits", None)
+    if output is None:
+        output = getattr(outputs, "last_hidden_state", None)
+    width = opened.model.config.get_text_config().vocab_size
+    if (
+        output is None
+        or output.dim() != 3
+        or (getattr(outputs, "logits", None) is not None and output.shape[-1] < width)
+    ):
+        raise ModelError(
+            f"{opened.name} is a {kind}, which does not predict tokens; give a causal or masked language model, or an "
+            "encoder without a head."
+        )
+    return tuple(replace(s, reads=reads.get(s.name, s.name)) for s in found)
+
+
+def longest_window(model: Any, wanted: int) -> int:
+    """`wanted` tokens, or as many as the model has positions for."""
+    return min(wanted, *(getattr(model.config, k, wanted) for k in ("max_position_embeddings", "n_positions")))
+
+
+def windows_for(
+    opened: Opened, settings: Settings, text: str | None, workspace: Workspace, progress: Progress = silent
+) -> tuple[Windows, Windows]:
+    """(calibration windows from the start of the text, held-out windows from its end)."""
+    length = longest_window(opened.model, settings.window)
+    if text is None or settings.text is None:
+        whole = _own_writing(opened, settings, length, workspace, progress)
+    else:
+        if opened.tokenizer is None:
+            raise TextError(f"{opened.name} has no tokenizer, so no text can be read for it.")
+        whole = data.cut(text, settings.text, opened.tokenizer, length)
+    vocabulary = opened.model.get_input_embeddings().weight.shape[0]
+    if int(whole.ids.max()) >= vocabulary:
+        raise TextError(
+            f"{opened.name} knows {vocabulary} tokens and its tokenizer gives id {int(whole.ids.max())}; the tokenizer "
+            "belongs to another model."
+        )
+    held = min(HELD_OUT, max(1, len(whole.ids) // 10))
+    if len(whole.ids) < 2:
+        raise TextError(f"{whole.source} fills one window of {length} tokens; two are needed, one to judge by.")
+    wanted = -(-settings.tokens // length) if settings.tokens else len(whole.ids)
+    count = min(wanted, len(whole.ids) - held)
+    return replace(whole, ids=whole.ids[:count]), replace(whole, ids=whole.ids[-held:])
+
+
+def _own_writing(opened: Opened, settings: Settings, length: int, workspace: Workspace, progress: Progress) -> Windows:
+    count = max(1, -(-settings.tokens // length)) + HELD_OUT
+    dtype = passes_dtype(opened.model)
+    identity = {
+        "format": FORMAT,
+        "model": opened.digest,
+        "length": length,
+        "seed": settings.seed,
+        "passes": str(dtype),
+    }
+    path = workspace.folder("writing", identity) / "ids.safetensors"
+    done = read_tensors(path)[0]["ids"] if path.exists() else None
+    if done is None or len(done) < count:
+        done = data.generate(
+            frozen_twin(opened.model, dtype),
+            count,
+            length,
+            seed=settings.seed,
+            done=done,
+            keep=lambda ids: write_tensors(path, {"ids": ids}, {}),
+            progress=progress,
+        )
+    return data.from_ids(done[:count], f"{opened.name}'s own writing, seed {settings.seed}")
+
+
+def measure(
+    opened: Opened,
+    found: Sequence[Site],
+    calibration: Windows,
+    settings: Settings,
+    needs: Sequence[str],
+    workspace: Workspace,
+    progress: Progress,
+) -> tuple[SumsFolder, dict[str, Any]]:
+    """The statistics, gathered where the working folder lacks them, and their identity."""
+    dtype = passes_dtype(opened.model)
+    identity = {
+        "format": FORMAT,
+        "model": opened.digest,
+        "text": {**calibration.identity(), "source": None},  # the same text under another name is the same
+        "seed": settings.seed,
+        "passes": str(dtype),
+    }
+    whole = workspace.folder("statistics", identity)
+    kept = {path.name: path for path in whole.glob(f"*/sums-{len(calibration.ids)}/*")}
+    needs = [name for name in needs if name not in kept]
+    if needs:
+        # A pass gathers what no earlier one did, in a folder of its own that a resumed run finds again.
+        folder = whole / "+".join(needs)
+        _enough_memory(opened, found, needs, dtype)
+        twin = frozen_twin(opened.model, dtype)
+
+        def keep(sums: Sums) -> None:
+            older = [path for path in _partial_sums(folder) if path.name != f"sums-{sums.windows}"]
+            if (folder / f"sums-{sums.windows}").is_dir():
+                return
+            sums.save(folder / f"sums-{sums.windows}")
+            for path in older:
+                shutil.rmtree(path, ignore_errors=True)
+
+        resumed = [Sums.restore(path, found, needs) for path in _partial_sums(folder)[-1:]]
+        sums = gather(
+            twin,
+            found,
+            calibration.ids,
+            needs,
+            seed=settings.seed,
+            sums=resumed[0] if resumed else None,
+            keep=keep,
+            progress=progress,
+        )
+        keep(sums)
+        kept |= {name: folder / f"sums-{sums.windows}" / name for name in needs}
+    return SumsFolder(kept), identity
+
+
+def _partial_sums(folder: Path) -> list[Path]:
+    found = [p for p in folder.glob("sums-*") if not p.name.endswith(".partial")]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("sums-")))
+
+
+def _enough_memory(opened: Opened, found: Sequence[Site], needs: Sequence[str], dtype: torch.dtype) -> None:
+    """Refuse a measurement that does not fit into memory, with the estimate."""
+    shapes = Sums.zero(found, needs, torch.device("meta"))
+    sums = sum(t.numel() * 4 for owners in shapes.totals.values() for t in owners.values())
+    twin = sum(p.numel() for p in opened.model.parameters()) * dtype.itemsize
+    needed, free = sums + twin + 500_000_000, psutil.virtual_memory().available
+    if needed > free:
+        raise ResourceError(
+            f"Measuring {opened.name} needs about {needed / 1e9:.1f} GB beyond the model ({sums / 1e9:.1f} GB of them "
+            f"statistics) and {free / 1e9:.1f} GB of memory are free; use a machine with more memory."
+        )

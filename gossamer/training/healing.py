@@ -1,0 +1,141 @@
+"""Healing: a short training of everything that was compressed, and of what was not, towards the dense model.
+
+Every parameter outside the tables of embeddings learns: factors, weights left dense, norms, biases. The passes run in
+bfloat16 where the processor has it, the parameters and Adam's moments (Kingma & Ba 2015, arXiv 1412.6980) in float32.
+A tensor's step is in proportion to its own root mean square: factors of one weight may differ a hundredfold in size,
+and what counts is the change relative to it (as in You et al. 2020, "LAMB", arXiv 1904.00962, with the sizes of the
+start). The step rises over the first twentieth of the text and falls to zero along a cosine.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import NumericsError
+from gossamer.sites import output_of, run
+from gossamer.statistics._gather import SAVE_EVERY, frozen_twin, passes_dtype
+from gossamer.training.distillation import divergence
+from gossamer.vocabulary import Progress, silent
+
+BATCH = 512
+"""Tokens of a step, or one window where that is more: with fewer steps of more tokens a short text heals less."""
+WARMUP = 0.05
+BETAS = (0.9, 0.95)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def learning(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that learn: all but the tables of embeddings, which most often are the output head too."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[operator]
+    fixed = {id(p) for table in tables if table is not None for p in table.parameters(recurse=False)}
+    return ((name, p) for name, p in model.named_parameters() if id(p) not in fixed and p.is_floating_point())
+
+
+class State:
+    """Where a healing stands: parameters in float32 with their optimizer, and the divergence at every step so far."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = {name: nn.Parameter(p.detach().float().clone()) for name, p in learning(model)}
+        groups = [
+            {"params": [p], "own": p.detach().square().mean().sqrt().item() or 1.0} for p in self.parameters.values()
+        ]
+        self.optimizer = torch.optim.Adam(groups, betas=BETAS, eps=1e-12)
+        self.divergences: list[float] = []
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, to keep on disk."""
+        found = {"divergences": torch.tensor(self.divergences, dtype=torch.float64)}
+        for name, parameter in self.parameters.items():
+            found[f"parameter {name}"] = parameter.detach()
+            for moment in MOMENTS if parameter in self.optimizer.state else ():  # some have no say in the outputs
+                found[f"{moment} {name}"] = self.optimizer.state[parameter][moment]
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave, for the same model."""
+        self.divergences = tensors["divergences"].tolist()
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(tensors[f"parameter {name}"])
+            moments = {m: tensors[f"{m} {name}"] for m in MOMENTS if f"{m} {name}" in tensors}
+            if moments:
+                self.optimizer.state[parameter] = {"step": torch.tensor(float(len(self.divergences))), **moments}
+
+    def update(self, live: Mapping[str, nn.Parameter], size: float) -> None:
+        """One step of `size` along the gradients that the passes left on `live`, which gets the new values."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = size * group["own"]
+        for name, parameter in live.items():
+            self.parameters[name].grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+        self.optimizer.step()
+        self.load(live)
+
+    @torch.no_grad()
+    def load(self, live: Mapping[str, nn.Parameter]) -> None:
+        """Put the parameters into a model of any number format."""
+        for name, parameter in live.items():
+            parameter.copy_(self.parameters[name])
+
+
+def heal(
+    model: nn.Module,
+    teacher: nn.Module,
+    windows: Tensor,
+    *,
+    rate: float,
+    state: State,
+    keep: Callable[[State], None],
+    progress: Progress = silent,
+) -> None:
+    """Train `model` in place on `windows` (count × length token ids), a batch of them a step, towards `teacher`.
+
+    `rate` is the largest step relative to a tensor's size. The training goes on where `state` stands; `keep` is called
+    with it every minute or so, which is all that an interruption can cost. Raises `NumericsError` where the divergence
+    is not finite.
+    """
+    dtype = passes_dtype(model)
+    wise, pupil = frozen_twin(teacher, dtype), frozen_twin(model, dtype)
+    live = dict(learning(pupil))
+    for parameter in live.values():
+        parameter.requires_grad_()
+    state.load(live)
+    saved, pause = time.monotonic(), SAVE_EVERY
+    batches = windows.split(max(1, BATCH // windows.shape[1]))
+    left = batches[len(state.divergences) :]
+    for batch in progress("heal", left, len(left)):
+        step = len(state.divergences)
+        state.divergences.append(_passes(pupil, wise, batch, step))
+        state.update(live, rate * schedule(step, len(batches)))
+        if time.monotonic() - saved > pause:
+            started = time.monotonic()
+            keep(state)
+            saved = time.monotonic()
+            pause = max(SAVE_EVERY, 20 * (saved - started))
+    state.load(dict(learning(model)))
+
+
+def schedule(step: int, steps: int) -> float:
+    """Of the largest step: rising over the warm-up, then half a cosine down towards zero."""
+    warm = max(1, round(WARMUP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _passes(pupil: Any, wise: Any, ids: Tensor, step: int) -> float:
+    """The divergence on one window; its gradients are left on the pupil's parameters."""
+    with torch.no_grad():
+        taught = run(wise, ids)
+    said = run(pupil, ids)
+    value, gradient = divergence(taught, said)
+    if not math.isfinite(value):
+        raise NumericsError(
+            f"Healing diverged: after {step} steps the model's outputs are not finite. Nothing was written to --out; "
+            "use a smaller --rate."
+        )
+    output_of(said).backward(gradient)
+    return value
