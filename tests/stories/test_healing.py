@@ -11,7 +11,6 @@ from gossamer.checkpoints.plugin import history_of
 from gossamer.errors import GossamerError
 from gossamer.training import healing
 
-
 GENTLY = ("--rate", 0.003)
 """What suits these models; the default suits a trained one."""
 
