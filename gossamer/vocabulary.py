@@ -73,10 +73,14 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """All options for one site, the dense weight among them."""
+    """All options for one site, the dense weight among them.
+
+    `influence` is that of the block it lies in, from 0, where the block changes nothing, to 2; it is 1 unless measured.
+    """
 
     site: str
     options: tuple[Option, ...]
+    influence: float = 1.0
 
     @property
     def dense(self) -> Option:

@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from gossamer.errors import BudgetError
 from gossamer.vocabulary import Allocation, Curve, Option, Unit
 
 
 class Allocator(ABC):
-    """Chooses an option for every site."""
+    """Chooses an option for every site. `influence` says whether it looks at the curves' influence."""
+
+    influence: ClassVar[bool] = False
 
     @abstractmethod
     def allocate(self, curves: Sequence[Curve], limit: int, unit: Unit) -> Allocation:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 from gossamer.budgets._hull import hull, slope
 from gossamer.vocabulary import NO_COST, Allocation, Curve, Option, Unit
@@ -46,7 +47,7 @@ def joined(name: str, bundles: Sequence[Bundle], joint: Sequence[Together], unit
     relaxation of a plan needs, and all sites dense.
     """
     dense = {site: option for bundle in bundles for site, option in bundle.dense.items()}
-    return _bundle(name, dense, [*_frontier(bundles, unit), *joint])
+    return _bundle(name, dense, [*_frontier(bundles, unit), *joint], [bundle.curve for bundle in bundles])
 
 
 def spelled_out(allocation: Allocation, bundles: Sequence[Bundle]) -> Allocation:
@@ -61,16 +62,17 @@ def spelled_out(allocation: Allocation, bundles: Sequence[Bundle]) -> Allocation
 def _tie(name: str, group: Sequence[Curve]) -> Bundle:
     keys = sorted({(o.structure, o.size) for curve in group for o in curve.options if o.structure != "dense"})
     together = [{curve.site: _pick(curve, *key) for curve in group} for key in keys]
-    return _bundle(name, {curve.site: curve.dense for curve in group}, together)
+    return _bundle(name, {curve.site: curve.dense for curve in group}, together, group)
 
 
 def _pick(curve: Curve, structure: str, size: int) -> Option:
     return next((o for o in curve.options if (o.structure, o.size) == (structure, size)), curve.dense)
 
 
-def _bundle(name: str, dense: Together, others: Sequence[Together]) -> Bundle:
+def _bundle(name: str, dense: Together, others: Sequence[Together], members: Sequence[Curve]) -> Bundle:
     options = [_sum("dense", 0, dense)] + [_sum("together", i, each) for i, each in enumerate(others, start=1)]
-    return Bundle(Curve(site=name, options=tuple(options)), (dense, *others))
+    influence = fmean(curve.influence for curve in members)
+    return Bundle(Curve(site=name, options=tuple(options), influence=influence), (dense, *others))
 
 
 def _sum(structure: str, size: int, parts: Together) -> Option:

@@ -1,8 +1,8 @@
 """MoDeGPT: pairs of layers narrowed where they meet (Lin et al. 2024, arXiv 2408.09632).
 
 MLPs by Nyström with ridge leverage, queries and keys by column selection, values and what reads them by a singular
-value decomposition; what comes out are smaller dense layers. The paper shares the budget out by block influence; here
-every pair keeps the same share, which is what the paper compares that with.
+value decomposition; what comes out are smaller dense layers. Blocks that
+change little of what passes through them give more.
 """
 
 from gossamer.methods._base import Method
@@ -13,4 +13,4 @@ class MoDeGPT(Method):
 
     structures = ("leverage_neurons", "value_output", "query_key")
     metric = "activation"
-    allocator = "uniform"
+    allocator = "block_influence"

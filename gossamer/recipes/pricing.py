@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from gossamer import bottlenecks, data, discover, metrics, sites, solvers, structures
+from gossamer import bottlenecks, budgets, data, discover, metrics, sites, solvers, structures
 from gossamer.bottlenecks import Bottleneck, Group
-from gossamer.budgets import Together
+from gossamer.budgets import Allocator, Together
 from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import Workspace, identity_digest, read_json, read_tensors, write_json, write_tensors
 from gossamer.data import Windows
@@ -19,6 +19,7 @@ from gossamer.evaluation.recalled import Recalled
 from gossamer.metrics import Metric
 from gossamer.recipes.measuring import FORMAT, default_work, find_sites, measure, windows_for
 from gossamer.statistics import SumsFolder
+from gossamer.statistics._influence import block_influence
 from gossamer.structures import Structure
 from gossamer.vocabulary import Cost, Curve, Option, Progress, Settings, Site, silent
 
@@ -171,6 +172,7 @@ def price_model(
     needs = tuple(dict.fromkeys((*metric.needs, *also)))
     sums, identity = measure(opened, found, calibration, settings, needs, workspace, progress)
     clock.lap("measure")
+    influences = _influences(opened, found, calibration, settings, workspace, progress)
     tokens = calibration.ids.numel()
     curves, joints, factors, notes = _priced(
         opened, found, groups, sums, tokens, identity, settings, workspace, progress
@@ -180,7 +182,7 @@ def price_model(
         opened=opened,
         settings=settings,
         sites=found,
-        curves=curves,
+        curves=tuple(replace(curve, influence=influences.get(curve.site, 1.0)) for curve in curves),
         joints=joints,
         sums=sums,
         factors=factors,
@@ -191,6 +193,27 @@ def price_model(
         seconds=clock.laps,
         notes=notes,
     )
+
+
+def _influences(
+    opened: Opened,
+    found: Sequence[Site],
+    calibration: Windows,
+    settings: Settings,
+    workspace: Workspace,
+    progress: Progress,
+) -> Mapping[str, float]:
+    """The influence of every site's block, where the allocator looks at it; measured once for a model and a text."""
+    if not discover.load(budgets, settings.allocator, Allocator).influence:  # type: ignore[type-abstract]
+        return {}
+    identity = {"format": FORMAT, "model": opened.digest, "text": {**calibration.identity(), "source": None}}
+    path = workspace.folder("influence", identity) / "influence.json"
+    if not path.exists():
+        write_json(path, block_influence(opened.model, found, calibration.ids, progress=progress))
+    found_there = read_json(path)
+    if not isinstance(found_there, dict) or found_there.keys() != {site.name for site in found}:
+        raise WorkError(f"{path} is damaged: it is not about this model's layers; delete it and run again.")
+    return found_there
 
 
 class _Clock:

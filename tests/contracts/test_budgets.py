@@ -1,7 +1,9 @@
 """Every allocator: within the limit, or a refusal that says what is possible; and the knapsack is the best there is."""
 
 import itertools
+import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -265,3 +267,51 @@ def test_what_compiled_code_prints_stays_out_of_the_output_and_what_python_print
     print("after")
     library.fflush(None)
     assert capfd.readouterr().out.split() == ["before", "after"]
+
+
+# ── by block influence ────────────────────────────────────────────────────────────────────────────────────────────────
+
+INFLUENCE = ALLOCATORS["block_influence"]()
+
+
+def fine(site, influence, dense=10_000):
+    """A curve with an option at every hundredth."""
+    found = curve(site, dense, *((size, 1.0 - size / dense) for size in range(dense // 100, dense, dense // 100)))
+    return replace(found, influence=influence)
+
+
+@given(
+    influences=st.lists(st.floats(0, 2), min_size=1, max_size=6),
+    keep=st.floats(0.25, 0.98),
+)
+@settings(deadline=None, max_examples=60)
+def test_what_has_more_influence_keeps_more_and_nobody_loses_more_than_the_cap(influences, keep):
+    curves = [fine(f"site{i}", s) for i, s in enumerate(influences)]
+    limit = int(keep * 10_000 * len(curves))
+    chosen = INFLUENCE.allocate(curves, limit, "params").choices
+    kept = [chosen[c.site].cost.params / 10_000 for c in curves]
+    assert sum(kept) * 10_000 <= limit
+    assert sum(kept) / len(kept) > keep - 0.02  # a step of the sizes, and what one more would cost
+    assert min(kept) >= 0.19  # a step below the cap
+    for (s, a), (t, b) in itertools.combinations(zip(influences, kept, strict=True), 2):
+        assert (a - b) * (s - t) >= -0.0101 * abs(s - t)
+
+
+def test_the_shares_are_those_of_the_formula():
+    curves = [fine("a", 0.1), fine("b", 0.25), fine("c", 0.4)]
+    chosen = INFLUENCE.allocate(curves, 21_000, "params").choices
+    gone = [1 - chosen[site].cost.params / 10_000 for site in "abc"]
+    weights = [math.exp(-s / 0.15) for s in (0.1, 0.25, 0.4)]
+    assert gone == pytest.approx([0.9 * w / sum(weights) for w in weights], abs=0.011)
+
+
+def test_equal_influence_is_uniform():
+    curves = [fine(f"site{i}", 0.3) for i in range(4)]
+    chosen = INFLUENCE.allocate(curves, 24_000, "params").choices
+    assert {option.cost.params for option in chosen.values()} == {6_000}
+
+
+def test_below_the_cap_everything_gives_what_it_must():
+    curves = [fine("a", 0.1), fine("b", 1.9)]
+    chosen = INFLUENCE.allocate(curves, 1_000, "params").choices
+    assert sum(option.cost.params for option in chosen.values()) <= 1_000

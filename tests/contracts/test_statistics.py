@@ -11,6 +11,7 @@ from gossamer.errors import NumericsError, WorkError
 from gossamer.sites import find
 from gossamer.statistics import Sums, SumsFolder, _gather
 from gossamer.statistics._gather import frozen_twin, gather, shared_inputs
+from gossamer.statistics._influence import block_influence
 from gossamer.vocabulary import Site
 
 VOCAB, build_model = tiny.VOCAB, tiny.build_model
@@ -478,3 +479,20 @@ def test_sites_that_share_an_input_read_the_same_moment(llama, tmp_path):
     assert not torch.equal(folder.mean("input_second_moment", o), moment)
     assert torch.equal(folder.mean("input_second_moment", q), moment)
     assert torch.equal(moment, moment.T)
+
+
+# What blocks do to what passes through them.
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_the_influence_of_a_block_is_how_far_it_turns_its_input(kind):
+    model = build_model(kind).eval()
+    sites, text = find(model), windows(5, 9)
+    found = block_influence(model, sites, text)
+    with torch.no_grad():
+        hidden = model(input_ids=text, output_hidden_states=True).hidden_states
+    first = 1 - torch.cosine_similarity(hidden[0], hidden[1], dim=-1).mean().item()
+    in_first = [s.name for s in sites if ".0." in s.name]
+    assert in_first and all(found[name] == pytest.approx(first, rel=1e-4) for name in in_first)
+    assert {found[s.name] for s in sites if not any(f".{i}." in s.name for i in (0, 1))} <= {1.0}
+    assert all(0 <= value <= 2 for value in found.values())
