@@ -55,7 +55,7 @@ class Priced:
     held_out: Windows
     recalled: Recalled
     tokens: int
-    calibration: Mapping[str, Any]
+    read: Windows
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
 
@@ -189,7 +189,7 @@ def price_model(
         held_out=held_out,
         recalled=Recalled(opened.model, workspace.folder("outputs", {"format": FORMAT, "model": opened.digest})),
         tokens=tokens,
-        calibration=calibration.identity(),
+        read=calibration,
         seconds=clock.laps,
         notes=notes,
     )
@@ -369,4 +369,4 @@ def identity_of(priced: Priced) -> dict[str, Any]:
     if text is not None and Path(text).is_file():
         text = str(Path(text).resolve())
     settings = asdict(replace(priced.settings, text=text))
-    return {"settings": settings, "digest": priced.opened.digest, "calibration": priced.calibration}
+    return {"settings": settings, "digest": priced.opened.digest, "calibration": priced.read.identity()}

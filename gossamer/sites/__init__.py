@@ -5,5 +5,6 @@ from gossamer.sites._base import Host as Host
 from gossamer.sites._base import find as find
 from gossamer.sites._base import host as host
 from gossamer.sites._base import replace as replace
+from gossamer.sites._running import block_of as block_of
 from gossamer.sites._running import output_of as output_of
 from gossamer.sites._running import run as run

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.sites import run
+from gossamer.sites import block_of, run
 from gossamer.vocabulary import Progress, Site, silent
 
 
@@ -16,10 +16,10 @@ def block_influence(
 ) -> dict[str, float]:
     """For each site 1 − E cos(x, y) over the inputs x and outputs y of the block that it lies in.
 
-    A block is a member of a list of modules, the innermost that holds the site. A site outside of all gets 1.
+    A site outside of all blocks gets 1.
     Source: Men et al. 2024, "ShortGPT" (arXiv 2403.03853).
     """
-    block_of = {site.name: _block(model, site.name) for site in sites}
+    block_of = {site.name: block_of(model, site.name) for site in sites}
     sums = {name: 0.0 for name in block_of.values() if name}
     tokens = dict.fromkeys(sums, 0)
 
@@ -41,10 +41,3 @@ def block_influence(
         for handle in handles:
             handle.remove()
     return {site: 1 - sums[name] / tokens[name] if tokens.get(name) else 1.0 for site, name in block_of.items()}
-
-
-def _block(model: nn.Module, name: str) -> str:
-    parts = name.split(".")
-    paths = [".".join(parts[:i]) for i in range(1, len(parts))]
-    inside = [path for path in paths if isinstance(model.get_submodule(path.rpartition(".")[0]), nn.ModuleList)]
-    return inside[-1] if inside else ""
