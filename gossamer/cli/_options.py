@@ -42,6 +42,9 @@ Tie = Annotated[bool, typer.Option("--tie", help="Give layers that are fed by th
 Work = Annotated[
     Path | None, typer.Option(help="Folder for statistics and curves that later budgets re-use.", show_default="cache")
 ]
+InOrder = Annotated[
+    bool, typer.Option("--in-order", help="Also fit every weight anew to what reaches it; kept if it measures better.")
+]
 Out = Annotated[Path, typer.Option(help="New folder for the compressed model.")]
 
 SCALES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}

@@ -13,32 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer import sites, solvers
+from gossamer import discover, metrics, sites, solvers
 from gossamer.errors import ModelError, PlanError
 from gossamer.expressions.dense import Dense
 from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.recipes.pricing import Priced, rewriting, weight_of
 from gossamer.sites import block_of
-from gossamer.vocabulary import Option, Plan, Progress, Site, silent
+from gossamer.vocabulary import Option, Plan, Progress, Settings, Site, silent
 
 INPUT = "input_second_moment"
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def can_refit(priced: Priced) -> None:
+def can_refit(settings: Settings) -> None:
     """Raise `PlanError` where the metric does not weigh by the inputs' second moment, which this replaces."""
-    if not issubclass(priced.metric, KroneckerMetric) or INPUT not in priced.metric.needs:
+    metric = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
+    if not issubclass(metric, KroneckerMetric) or INPUT not in metric.needs:
         raise PlanError(
-            f"Calibrating in order needs a metric by the inputs' second moment, and {priced.settings.metric} is none; "
-            "use kronecker_fisher or activation."
+            f"Calibrating in order needs a metric by the inputs' second moment, and {settings.metric} is none; use "
+            "kronecker_fisher or activation."
         )
 
 
 @torch.no_grad()
 def refit_in_order(priced: Priced, plan: Plan, small: Any, *, progress: Progress = silent) -> None:
-    """Refit the expressions of `small` (see `build`), in place. Raises as `can_refit`, and `ModelError` where the
-    model's blocks do not follow one another."""
-    can_refit(priced)
+    """Refit the expressions of `small` (see `build`), in place.
+
+    Raises as `can_refit` does, and `ModelError` where the model's blocks do not follow one another.
+    """
+    can_refit(priced.settings)
     dense, windows = priced.opened.model, priced.read.ids
     blocks: dict[str, list[Site]] = {}
     for site in priced.sites:

@@ -148,7 +148,7 @@ def price_model(
     Raises any `GossamerError`.
     """
     workspace = Workspace(Path(work or default_work()))
-    clock = _Clock()
+    clock = Clock()
     opened = open_model(name, workspace.root, settings.dtype)
     found = find_sites(opened)
     metric = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
@@ -216,7 +216,9 @@ def _influences(
     return found_there
 
 
-class _Clock:
+class Clock:
+    """The seconds of each step, one after the other."""
+
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.monotonic()

@@ -19,8 +19,8 @@ def block_influence(
     A site outside of all blocks gets 1.
     Source: Men et al. 2024, "ShortGPT" (arXiv 2403.03853).
     """
-    block_of = {site.name: block_of(model, site.name) for site in sites}
-    sums = {name: 0.0 for name in block_of.values() if name}
+    homes = {site.name: block_of(model, site.name) for site in sites}
+    sums = {name: 0.0 for name in homes.values() if name}
     tokens = dict.fromkeys(sums, 0)
 
     def hook(name: str) -> Any:
@@ -40,4 +40,4 @@ def block_influence(
     finally:
         for handle in handles:
             handle.remove()
-    return {site: 1 - sums[name] / tokens[name] if tokens.get(name) else 1.0 for site, name in block_of.items()}
+    return {site: 1 - sums[name] / tokens[name] if tokens.get(name) else 1.0 for site, name in homes.items()}
