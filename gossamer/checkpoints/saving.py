@@ -1,5 +1,6 @@
 """Save a model folder, whole or not at all."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -46,12 +47,20 @@ def whole(path: Path) -> Iterator[Path]:
         yield partial
         if path.is_dir():
             path.rmdir()
-        partial.chmod(0o755)
+        _open_to_others(partial)
         partial.rename(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"Could not write {path}: {error}; free some space or choose another folder.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Give a folder and its files the permissions of any new ones: temporary folders and safetensors are private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (folder, *folder.iterdir()):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def save(model: Any, tokenizer: Any, path: Path, documents: dict[str, Any]) -> None:

@@ -46,7 +46,8 @@ def _race(found: Report) -> str:
     if not found.rivals:
         return ""
     places = ", ".join(f"{name} {divergence:.4f}" for name, divergence in found.rivals.items())
-    return f"; KL over the first {found.rival_windows} of the windows: {places}"
+    windows = "window" if found.rival_windows == 1 else f"{found.rival_windows} windows"
+    return f"; KL over the first {windows}: {places}"
 
 
 def _costs(table: Table, name: str, dense: Cost, small: Cost) -> None:

@@ -143,6 +143,7 @@ def test_no_pickle_and_no_code_lies_in_the_folder(kind, compressed):
 def test_the_folder_is_readable_for_others(compressed):
     folder = compressed("llama").folder
     assert folder.stat().st_mode & 0o055 == 0o055
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.iterdir())
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
