@@ -178,8 +178,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.text is not None and not isinstance(self.text, str):
             raise TextError(f"The calibration text is named by a string, and {self.text!r} is none.")
-        if self.tokens < 0 or self.window < 2:
-            raise TextError("A calibration pass needs tokens ≥ 0 (0 for all) and windows of at least 2 tokens.")
+        if self.tokens < 0:
+            raise TextError(f"Reading {self.tokens} tokens is impossible; give 0 for the whole text, or more.")
+        if self.window < 2:
+            raise TextError(f"A window of {self.window} tokens predicts nothing; give windows of at least 2 tokens.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ModelError(f"There is no dtype {self.dtype!r}; choose auto, float32, bfloat16 or float16.")
 

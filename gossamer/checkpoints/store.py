@@ -76,10 +76,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             facts = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise WorkError(f"{path} cannot be read ({error}); delete the working folder and run again.") from error
+        raise WorkError(f"{path} cannot be read ({error}); delete {_made_of(path)} and run again.") from error
     if facts.pop("crc32", None) != checksum(tensors, facts):
-        raise WorkError(f"{path} is damaged: its checksum does not match; delete the working folder and run again.")
+        raise WorkError(f"{path} is damaged: its checksum does not match; delete {_made_of(path)} and run again.")
     return tensors, facts
+
+
+def _made_of(path: Path) -> Path:
+    """The folder of one kind of results that a file belongs to: it is made again as a whole."""
+    return next((folder for folder in path.parents if (folder / "identity.json").exists()), path)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -111,6 +116,9 @@ class Workspace:
     """A folder of intermediate results, each kept under the digest of what it was made from."""
 
     def __init__(self, root: Path) -> None:
+        there = next(path for path in (root, *root.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise OutputError(f"{there} is a file, so the working folder {root} cannot be made; give --work another.")
         self.root = root
 
     def folder(self, kind: str, identity: Mapping[str, Any]) -> Path:

@@ -30,7 +30,7 @@ Structures = Annotated[
     str | None,
     typer.Option(
         "--structures",
-        help="What weights may become, if not as in the method, by commas: files of gossamer/structures.",
+        help="What weights may become, if not as in the method: names in structures and bottlenecks, by commas.",
     ),
 ]
 Allocator = Annotated[
@@ -41,9 +41,6 @@ Dtype = Annotated[str, typer.Option(help="Number format to open and save in: aut
 Tie = Annotated[bool, typer.Option("--tie", help="Give layers that are fed by the same input one rank.")]
 Work = Annotated[
     Path | None, typer.Option(help="Folder for statistics and curves that later budgets re-use.", show_default="cache")
-]
-InOrder = Annotated[
-    bool, typer.Option("--in-order", help="Also fit every weight anew to what reaches it; kept if it measures better.")
 ]
 Out = Annotated[Path, typer.Option(help="New folder for the compressed model.")]
 

@@ -16,11 +16,10 @@ def run(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan written by `gossamer plan`, edited or not.")],
     out: o.Out,
     test: o.Test = None,
-    in_order: o.InOrder = False,
     work: o.Work = None,
 ) -> None:
     """Carry out a plan as it stands."""
-    done = apply(plan, out, in_order=in_order, test=test, work=work, progress=bar)
+    done = apply(plan, out, test=test, work=work, progress=bar)
     console = Console()
     terminal.report(done.report, console)
     terminal.samples(done.report.samples, console)

@@ -17,7 +17,11 @@ def read(source: str) -> str:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise TextError(f"{source} cannot be read as UTF-8 text ({error}); give a plain text file.") from error
-    elif path.is_dir() or path.suffix in {".txt", ".raw", ".md", ".text"} or source.startswith((".", "/", "~")):
+    elif not source:
+        raise TextError("The name of the text is empty; give the path of a UTF-8 text.")
+    elif path.is_dir():
+        raise TextError(f"{source} is a folder; give the path of a UTF-8 text.")
+    elif path.suffix in {".txt", ".raw", ".md", ".text"} or source.startswith((".", "/", "~")):
         raise TextError(f"There is no text file {source}; give the path of a UTF-8 text.")
     else:
         text = _from_hub(source)

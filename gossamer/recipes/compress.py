@@ -24,7 +24,6 @@ from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.evaluation.sample import sample
 from gossamer.metrics import Metric
-from gossamer.recipes.in_order import can_refit, refit_in_order
 from gossamer.recipes.pricing import (
     Clock,
     Joint,
@@ -72,30 +71,26 @@ def compress(
     out: Path | str | None = None,
     settings: Settings | None = None,
     *,
-    in_order: bool = False,
     test: str | None = None,
     work: Path | str | None = None,
     progress: Progress = silent,
 ) -> Compressed:
     """Compress the model named `model` to `budget`, and save it in the new folder `out` where one is given.
 
-    The plan competes with the uniform one on held-out text (or on the text `test`), and with `in_order` with itself
-    after a sequential calibration (see `recipes/in_order.py`): what stays closest to the dense model, by the divergence
-    that the metric predicts, is kept.
+    The plan competes with the uniform one on held-out text (or on the text `test`): the one that stays closer to the
+    dense model, by the divergence that the metric predicts, is kept.
     Raises a `GossamerError` that says what to do; nothing is left half-written.
     """
     settings = settings or Settings()
     if test is not None:
         data.read(test)
-    if in_order:
-        can_refit(settings)
     priced = _price(model, budget, settings, out, work, progress)
     plan = make_plan(priced, budget, settings.allocator)
     rival = None
     if settings.allocator != BASELINE:
         with contextlib.suppress(BudgetError):  # narrowing can reach budgets that weights one by one cannot
             rival = make_plan(priced, budget, BASELINE)
-    return carry_out(priced, plan, out, rival=rival, in_order=in_order, test=test, progress=progress)
+    return carry_out(priced, plan, out, rival=rival, test=test, progress=progress)
 
 
 def plan(
@@ -115,7 +110,6 @@ def apply(
     path: Path | str,
     out: Path | str | None,
     *,
-    in_order: bool = False,
     test: str | None = None,
     work: Path | str | None = None,
     progress: Progress = silent,
@@ -128,8 +122,6 @@ def apply(
         raise PlanError(
             f"{path} cannot be read as a plan ({error}); give a file that 'gossamer plan' wrote."
         ) from error
-    if in_order:
-        can_refit(file.settings)
     if out is not None:
         saving.free_output(Path(out), 0)
 
@@ -147,7 +139,7 @@ def apply(
         raise PlanError(f"{path} and the model do not name the same layers; {strangers[0]} is in one of them only.")
     choices = _looked_up(priced, file)
     made = _plan(priced, file.budget, file.allocator, choices, 0.0)
-    return carry_out(priced, made, out, rival=None, in_order=in_order, test=test, progress=progress)
+    return carry_out(priced, made, out, rival=None, test=test, progress=progress)
 
 
 def _looked_up(priced: Priced, file: PlanFile) -> dict[str, Option]:
@@ -260,7 +252,7 @@ def _plan(priced: Priced, budget: Budget, allocator: str, choices: Mapping[str, 
 def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent) -> list[Any]:
     """A model for each plan, with its expressions in place; what none rewrites they share with the dense one."""
     model = priced.opened.model
-    built = [_copy(model, model) for _ in plans]
+    built = [copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())}) for _ in plans]
     rewritten = [s for s in priced.sites if any(p.choices[s.name].structure != "dense" for p in plans)]
     joints = {joint.group.name: joint for joint in priced.joints}
     forms = {form.name: form for form in rewriting(priced.settings.structures)}
@@ -279,11 +271,6 @@ def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent)
     return built
 
 
-def _copy(model: Any, sharing: Any) -> Any:
-    """A copy of a model that shares with `sharing` whatever parameters and buffers the model itself does."""
-    return copy.deepcopy(model, {id(t): t for t in (*sharing.parameters(), *sharing.buffers())})
-
-
 def _narrow(small: Any, priced: Priced, joint: Joint, size: int, ruler: Metric) -> None:
     """Put a narrowed group in place; called at its reader, whose metric weighs it."""
     weights = {site.name: weight_of(priced.opened, site) for site in joint.group.members}
@@ -299,25 +286,18 @@ def carry_out(
     out: Path | str | None,
     *,
     rival: Plan | None,
-    in_order: bool,
     test: str | None,
     progress: Progress = silent,
 ) -> Compressed:
-    """Solve, install, judge and save; of the plan, its rival and the plan in order, what tests best is kept."""
+    """Solve, install, judge and save; with a rival plan both are built, and the one that tests better is kept."""
     clock = Clock()
     dense, windows = _trial(priced, test)
-    plans = {plan.allocator: plan} if rival is None else {plan.allocator: plan, rival.allocator: rival}
-    built = build(priced, list(plans.values()), progress=progress)
+    plans = [plan] if rival is None else [plan, rival]
+    built = build(priced, plans, progress=progress)
     clock.lap("solve")
-    if in_order:
-        built.append(_copy(built[0], priced.opened.model))
-        refit_in_order(priced, plan, built[-1], progress=progress)
-        plans[f"{plan.allocator} in order"] = plan
-        clock.lap("in order")
     race = fidelity.race(dense, built, windows, progress=progress)
-    rivals = dict(zip(plans, race.divergences, strict=True)) if len(plans) > 1 else {}
-    small, winner, score = built[race.best], list(plans)[race.best], race.score
-    plan = plans[winner]
+    rivals = {p.allocator: d for p, d in zip(plans, race.divergences, strict=True)} if rival else {}
+    small, plan, score = built[race.best], plans[race.best], race.score
     del built
     samples = _samples(priced, small, windows)
     clock.lap("judge")
@@ -327,7 +307,6 @@ def carry_out(
             "gossamer": version("gossamer"),
             "model": priced.opened.name,
             "budget": asdict(plan.budget),
-            "plan": winner,
             **identity_of(priced),
         }
     ]
@@ -342,7 +321,7 @@ def carry_out(
         dense_total=dense_total,
         small_total=small_total,
         score=score,
-        allocator=winner,
+        allocator=plan.allocator,
         predicted=plan.predicted,
         rivals=rivals,
         rival_windows=race.windows if rivals else 0,

@@ -149,8 +149,6 @@ def price_model(
     """
     workspace = Workspace(Path(work or default_work()))
     clock = Clock()
-    opened = open_model(name, workspace.root, settings.dtype)
-    found = find_sites(opened)
     metric = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
     forms = rewriting(settings.structures)
     if not settings.structures or any(form.name == "dense" for form in forms):
@@ -163,6 +161,8 @@ def price_model(
         if not issubclass(metric, kind.metric):
             raise PlanError(f"{kind.name} cannot be weighed by {settings.metric}; choose another metric.")
     text = None if settings.text is None else data.read(settings.text)
+    opened = open_model(name, workspace.root, settings.dtype)
+    found = find_sites(opened)
     groups = find_groups(opened, found, settings)
     if check:
         check(opened, found, groups)
@@ -254,7 +254,7 @@ def _priced(
             rows[site.name] = _prices(opened, site, ruler, settings, folder)
             if rows[site.name] is not None and site.name in wide:
                 rows[site.name] |= _narrow_prices(opened, *wide[site.name], ruler, folder)  # type: ignore[operator]
-        write_json(listing, rows)
+        write_json(listing, {"digest": identity_digest(rows), "prices": rows})
     prices = _sound(read_json(listing), found, groups, settings, listing)
     itemsize = next(opened.model.parameters()).dtype.itemsize
     curves = tuple(_curve(site, prices[site.name], settings, itemsize) for site in found)
@@ -267,7 +267,7 @@ def _priced(
     notes: tuple[str, ...] = ()
     if silent_sites:
         notes = (
-            f"Stay dense because the calibration text never reached them ({len(silent_sites)}): "
+            f"Stay dense because the text never reached them, or they never reached the output ({len(silent_sites)}): "
             f"{', '.join(silent_sites[:3])}{' …' if len(silent_sites) > 3 else ''}",
         )
     return curves, joints, folder, notes
@@ -309,7 +309,7 @@ def _once(path: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, 
 
 
 def _sound(
-    rows: Any,
+    kept: Any,
     found: Sequence[Site],
     groups: Narrowings,
     settings: Settings,
@@ -317,14 +317,15 @@ def _sound(
 ) -> dict[str, Row | None]:
     """The prices as read; raises `WorkError` where they are not the ones these sites and structures need."""
     forms = {form.name: form for form in rewriting(settings.structures)}
+    rows = kept.get("prices") if isinstance(kept, dict) else None
+    if not isinstance(rows, dict) or kept.get("digest") != identity_digest(rows):
+        raise WorkError(f"{path} is damaged: its checksum does not match; delete it and run again.")
     for site in found:
-        row = rows.get(site.name, ()) if isinstance(rows, dict) else ()
+        row = rows.get(site.name, ())
         lengths = {name: len(form.sizes(site.shape)) for name, form in forms.items()}
         lengths |= {kind.name: len(kind.sizes(group)) for kind, group in groups if group.name == site.name}
         if row is not None and (not isinstance(row, dict) or {k: len(v) for k, v in row.items()} != lengths):
-            raise WorkError(
-                f"{path} is damaged: it lacks prices for {site.name}; delete the working folder and run again."
-            )
+            raise WorkError(f"{path} is damaged: it lacks prices for {site.name}; delete it and run again.")
     return dict(rows)
 
 

@@ -1,4 +1,4 @@
-"""A progress bar with the time left, on a terminal; nothing in a pipe."""
+"""A progress bar with the time left, on a terminal; a line for each step in a pipe."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -13,6 +13,7 @@ def bar(label: str, items: Iterable[T], total: int) -> Iterator[T]:
     """Hand the items on, drawing how far the loop has come."""
     console = Console(stderr=True)
     if not console.is_terminal:
+        console.print(f"{label}: {total}", highlight=False)
         yield from items
         return
     columns = (

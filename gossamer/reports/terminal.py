@@ -64,7 +64,12 @@ def _quality(table: Table, score: Score) -> None:
     old, new = score.dense_perplexity, score.perplexity
     if old is not None and new is not None:
         table.add_row("perplexity", f"{old:.2f}", f"{new:.2f}", f"× {new / old:.3f}")
-    table.add_row("KL divergence, nats a token", "0", f"{score.divergence:.4f}", "")
+    table.add_row(_apart(score), "0", f"{score.divergence:.4f}", "")
+
+
+def _apart(score: Score) -> str:
+    """What `divergence` counts; an encoder predicts no tokens, so it is judged by how far off its output is."""
+    return "output error², of its variance, halved" if score.nats is None else "KL divergence, nats a token"
 
 
 def evaluation(model: str, dense: str | None, score: Score, texts: Mapping[str, str], console: Console) -> None:
@@ -72,7 +77,7 @@ def evaluation(model: str, dense: str | None, score: Score, texts: Mapping[str, 
     title = f"{model}, compared with {dense}" if dense else model
     console.print(title, soft_wrap=True, highlight=False, markup=False)
     table = Table()
-    for heading in ("", "dense", "compressed", "") if dense else ("", "model"):
+    for heading in ("", "dense", "compressed", "ratio") if dense else ("", "model"):
         table.add_column(heading, justify="left" if not heading else "right")
     if dense:
         _quality(table, score)
@@ -95,7 +100,7 @@ def healing(name: str, out: str, before: Score, after: Score, cost: Mapping[str,
         table.add_row(
             "perplexity", f"{before.dense_perplexity:.2f}", f"{before.perplexity:.2f}", f"{after.perplexity:.2f}"
         )
-    table.add_row("KL divergence, nats a token", "0", f"{before.divergence:.4f}", f"{after.divergence:.4f}")
+    table.add_row(_apart(after), "0", f"{before.divergence:.4f}", f"{after.divergence:.4f}")
     c.print(table)
     c.print(f"judged on {_judged(after.protocol)}", soft_wrap=True, highlight=False, markup=False)
     c.print(_spent(cost, peak), soft_wrap=True, highlight=False, markup=False)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -89,7 +90,8 @@ def refused(run):
     def sentence(*words: Any) -> str:
         told = run(*words)
         assert told.code == 1, f"exit code {told.code}; {told.out}{told.err}"
-        lines = told.err.strip().splitlines()
+        # In a pipe every step says a line before it begins.
+        lines = [line for line in told.err.strip().splitlines() if not re.fullmatch(r"[a-z ]+: \d+", line)]
         assert len(lines) == 1, told.err
         assert lines[0].startswith("error: "), told.err
         assert "Traceback" not in told.out + told.err

@@ -188,7 +188,7 @@ def test_a_text_that_cannot_be_used(mistake, option, fails, model_folder, tmp_pa
         ("missing.txt", "no text file missing.txt"),
         ("missing", "no file missing"),
         ("missing.csv", "no file missing.csv"),
-        ("/tmp", "no text file /tmp"),
+        ("/tmp", "/tmp is a folder"),
         ("", "text"),
     ],
 )
@@ -437,7 +437,10 @@ def test_damaged_writing_of_the_model_s_own(refused, run, model_folder, place, t
         (("--structures", "low_rank,butterfly"), "nothing named 'butterfly' in structures"),
         (("--structures", ""), "structure"),
         (("--structures", "dense"), "dense"),
-        (("--allocator", "lottery"), "nothing named 'lottery' in budgets; choose one of: knapsack, uniform"),
+        (
+            ("--allocator", "lottery"),
+            "nothing named 'lottery' in budgets; choose one of: block_influence, knapsack, uniform",
+        ),
         (("--dtype", "int3"), "no dtype 'int3'; choose auto, float32, bfloat16 or float16"),
     ],
 )
