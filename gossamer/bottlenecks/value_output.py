@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.bottlenecks._attention import Attention, find_attention
+from gossamer.bottlenecks._attention import Attention, Head, find_attention
 from gossamer.bottlenecks._base import Bottleneck, Group, Narrowed, widths
 from gossamer.expressions.picked_columns import PickedColumns
 from gossamer.expressions.placed_rows import PlacedRows
@@ -80,7 +80,7 @@ class ValueOutput(Bottleneck):
         read = PickedColumns(refit(mixed, there, columns), columns, reader.shape[1])
         turn = _turned(heads, basis, group.writers[0].shape[0], kept)
         rows = turn.any(1).nonzero()[:, 0]
-        written = PlacedRows((turn[rows] @ weights[group.writers[0].name]), rows, len(turn))
+        written = PlacedRows(turn[rows] @ weights[group.writers[0].name], rows, len(turn))
         return {
             group.name: Narrowed(read),
             group.writers[0].name: Narrowed(written, bias=lambda bias: (turn.to(bias.device) @ bias.double()).to(bias)),
@@ -91,12 +91,12 @@ def _regular(group: Attention) -> bool:
     return len({(len(head.rows), len(head.columns)) for head in group.heads}) == 1
 
 
-def _heads(group: Group) -> Sequence[Any]:
+def _heads(group: Group) -> Sequence[Head]:
     assert isinstance(group, Attention)
     return group.heads
 
 
-def _mixed(heads: Sequence[Any], basis: Tensor, weight: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+def _mixed(heads: Sequence[Head], basis: Tensor, weight: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
     """A weight on z as one on z̃, and the second moment of z̃: W B and B⁻¹ C B⁻ᵀ, B being block diagonal."""
     whole = torch.zeros_like(moment)
     for head, block in zip(heads, basis, strict=True):
@@ -106,13 +106,13 @@ def _mixed(heads: Sequence[Any], basis: Tensor, weight: Tensor, moment: Tensor) 
     return weight @ whole, torch.linalg.solve(whole, half.T)
 
 
-def _columns(heads: Sequence[Any], coordinates: Tensor) -> Tensor:
+def _columns(heads: Sequence[Head], coordinates: Tensor) -> Tensor:
     """The reader's columns of these coordinates, those of one coordinate side by side."""
     at = [[query[i] for query in head.columns] for head in heads for i in range(len(head.rows))]
     return torch.tensor([column for c in coordinates.tolist() for column in at[c]])
 
 
-def _turned(heads: Sequence[Any], basis: Tensor, rows: int, kept: Tensor) -> Tensor:
+def _turned(heads: Sequence[Head], basis: Tensor, rows: int, kept: Tensor) -> Tensor:
     """What makes the new outputs of the writer (rows × rows): B⁻¹ within heads, zeros for what goes."""
     turn = torch.eye(rows, dtype=basis.dtype)
     offset = 0

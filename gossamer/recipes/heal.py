@@ -60,6 +60,8 @@ def heal(
         saving.free_output(Path(out), 0)
     if not 0 < rate < float("inf"):
         raise NumericsError(f"A rate of {rate:g} cannot heal; give a positive one, as 0.0001.")
+    if text is not None:
+        data.read(text)
     workspace = Workspace(Path(work or default_work()))
     started = monotonic()
     opened = open_model(name, workspace.root)
