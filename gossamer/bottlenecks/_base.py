@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from gossamer.expressions import Expression
-from gossamer.metrics import Metric
+from gossamer.linalg.cholesky import safe_cholesky
+from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.vocabulary import Cost, Site
 
 
@@ -52,6 +54,20 @@ def step(width: int) -> int:
 def widths(width: int) -> list[int]:
     """The sizes worth offering below a width."""
     return sorted(range(width - step(width), 0, -step(width)))
+
+
+def seen(weight: Tensor, metric: KroneckerMetric) -> tuple[Tensor, Tensor]:
+    """A weight as a metric sees it: (R W with Rᵀ R the metric's output side, the second moment A of its inputs).
+
+    The metric's error is then ½ tr((R ΔW) A (R ΔW)ᵀ).
+    """
+    felt = weight if metric.output is None else safe_cholesky(metric.output).T @ weight
+    return felt, moment_of(weight, metric)
+
+
+def moment_of(weight: Tensor, metric: KroneckerMetric) -> Tensor:
+    """The second moment of a weight's inputs (n × n), the identity where the metric has none."""
+    return torch.eye(weight.shape[1], dtype=weight.dtype) if metric.input is None else metric.input
 
 
 class Bottleneck(ABC):

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import sites as hosts
-from gossamer.bottlenecks._base import Bottleneck, Group, Narrowed, step, widths
+from gossamer.bottlenecks._base import Bottleneck, Group, Narrowed, moment_of, seen, step, widths
 from gossamer.bottlenecks._running import form, in_order, run_once, same, sole_readers
 from gossamer.expressions.dense import Dense
-from gossamer.linalg.cholesky import safe_cholesky
 from gossamer.linalg.elimination import elimination_losses, elimination_order, refit
 from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.vocabulary import Cost, Site
@@ -48,9 +47,7 @@ class Neurons(Bottleneck):
     def prepare(self, group: Group, weights: Mapping[str, Tensor], metric: Metric) -> dict[str, Tensor]:
         """`order`, the neurons with the last to be dropped first, and `errors` by how many of them stay."""
         assert isinstance(metric, KroneckerMetric)
-        reader = weights[group.name]
-        felt = reader if metric.output is None else safe_cholesky(metric.output).T @ reader
-        moment = _moment(metric, reader)
+        felt, moment = seen(weights[group.name], metric)
         order = self.order(felt, moment)
         return {"order": order, "errors": elimination_losses(felt, moment, order)}
 
@@ -68,11 +65,7 @@ class Neurons(Bottleneck):
         kept = prepared["order"][:size].sort().values
         small = {s.name: Narrowed(Dense(weights[s.name][kept]), partial(_stay, kept)) for s in group.writers}
         reader = weights[group.name]
-        return small | {group.name: Narrowed(Dense(refit(reader, _moment(metric, reader), kept)))}
-
-
-def _moment(metric: KroneckerMetric, weight: Tensor) -> Tensor:
-    return torch.eye(weight.shape[1], dtype=weight.dtype) if metric.input is None else metric.input
+        return small | {group.name: Narrowed(Dense(refit(reader, moment_of(reader, metric), kept)))}
 
 
 def _candidates(order: Sequence[Site]) -> list[Group]:

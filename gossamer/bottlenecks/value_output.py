@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gossamer.bottlenecks._attention import Attention, Head, find_attention
-from gossamer.bottlenecks._base import Bottleneck, Group, Narrowed, widths
+from gossamer.bottlenecks._base import Bottleneck, Group, Narrowed, moment_of, seen, widths
 from gossamer.expressions.picked_columns import PickedColumns
 from gossamer.expressions.placed_rows import PlacedRows
 from gossamer.linalg.cholesky import safe_cholesky
@@ -48,9 +48,8 @@ class ValueOutput(Bottleneck):
     def prepare(self, group: Group, weights: Mapping[str, Tensor], metric: Metric) -> dict[str, Tensor]:
         """`basis` (heads × d × d), `order` of the coordinates over all heads with the first to go last, `errors`."""
         assert isinstance(metric, KroneckerMetric)
-        heads, reader = _heads(group), weights[group.name]
-        felt = reader if metric.output is None else safe_cholesky(metric.output).T @ reader
-        moment = torch.eye(reader.shape[1], dtype=reader.dtype) if metric.input is None else metric.input
+        heads = _heads(group)
+        felt, moment = seen(weights[group.name], metric)
         bases, strengths = [], []
         for head in heads:
             columns = [torch.tensor(c) for c in head.columns]
@@ -74,8 +73,7 @@ class ValueOutput(Bottleneck):
         assert isinstance(metric, KroneckerMetric)
         heads, reader, basis = _heads(group), weights[group.name], prepared["basis"]
         kept = prepared["order"][:size].sort().values
-        moment = torch.eye(reader.shape[1], dtype=reader.dtype) if metric.input is None else metric.input
-        mixed, there = _mixed(heads, basis, reader, moment)
+        mixed, there = _mixed(heads, basis, reader, moment_of(reader, metric))
         columns = _columns(heads, kept)
         read = PickedColumns(refit(mixed, there, columns), columns, reader.shape[1])
         turn = _turned(heads, basis, group.writers[0].shape[0], kept)

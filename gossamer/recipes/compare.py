@@ -152,10 +152,10 @@ def _cells(
         "judge, all budgets": time.monotonic() - solved,
     }
     # Texts by the names of their files: a table travels, and where they lay on this machine says nothing.
-    text, source = row.text and Path(row.text).name, Path(priced.read.source).name
+    text, source = row.text and Path(row.text).name, Path(priced.calibration.source).name
     shared = {
         "settings": {**asdict(row), "text": text},
-        "calibration": {**priced.read.identity(), "source": source},
+        "calibration": {**priced.calibration.identity(), "source": source},
         "seconds": {step: round(lap, 1) for step, lap in seconds.items()},
         "peak_memory": peak_bytes(),
         "machine": f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}",

@@ -15,7 +15,7 @@ from gossamer.checkpoints.store import Workspace, read_tensors, write_tensors
 from gossamer.errors import ModelError, NumericsError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
-from gossamer.recipes.measuring import default_work, windows_for
+from gossamer.recipes.measuring import default_work, recalled, windows_for
 from gossamer.statistics._gather import passes_dtype
 from gossamer.training import healing
 from gossamer.vocabulary import Progress, Score, Settings, silent
@@ -82,7 +82,8 @@ def heal(
         "passes": str(passes_dtype(opened.model)),
     }
     kept = workspace.folder("healing", identity) / "state.safetensors"
-    before = fidelity.compare(original.model, [opened.model], held_out, progress=progress)[0]
+    judge = recalled(original, workspace)
+    before = fidelity.compare(judge, [opened.model], held_out, progress=progress)[0]
     state = healing.State(opened.model)
     if kept.exists():
         state.restore(read_tensors(kept)[0])
@@ -97,7 +98,7 @@ def heal(
         progress=progress,
     )
     healed = monotonic()
-    after = fidelity.compare(original.model, [opened.model], held_out, progress=progress)[0]
+    after = fidelity.compare(judge, [opened.model], held_out, progress=progress)[0]
     if after.divergence >= before.divergence:
         raise NumericsError(
             f"Healing made it worse: the divergence on held-out text went from {before.divergence:.4f} to "

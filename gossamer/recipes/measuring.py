@@ -15,6 +15,7 @@ from gossamer.checkpoints.opening import Opened
 from gossamer.checkpoints.store import Workspace, read_tensors, write_tensors
 from gossamer.data import Windows
 from gossamer.errors import ModelError, ResourceError, TextError
+from gossamer.evaluation.recalled import Recalled
 from gossamer.statistics import Sums, SumsFolder
 from gossamer.statistics._gather import frozen_twin, gather, passes_dtype, shared_inputs
 from gossamer.vocabulary import Progress, Settings, Site, silent
@@ -107,6 +108,11 @@ def _own_writing(opened: Opened, settings: Settings, length: int, workspace: Wor
             progress=progress,
         )
     return data.from_ids(done[:count], f"{opened.name}'s own writing, seed {settings.seed}")
+
+
+def recalled(opened: Opened, workspace: Workspace) -> Recalled:
+    """The model, which need not work out again what it said on windows that judged before."""
+    return Recalled(opened.model, workspace.folder("outputs", {"format": FORMAT, "model": opened.digest}))
 
 
 def measure(

@@ -17,7 +17,7 @@ from gossamer.data import Windows
 from gossamer.errors import PlanError, WorkError
 from gossamer.evaluation.recalled import Recalled
 from gossamer.metrics import Metric
-from gossamer.recipes.measuring import FORMAT, default_work, find_sites, measure, windows_for
+from gossamer.recipes.measuring import FORMAT, default_work, find_sites, measure, recalled, windows_for
 from gossamer.statistics import SumsFolder
 from gossamer.statistics._influence import block_influence
 from gossamer.structures import Structure
@@ -55,7 +55,7 @@ class Priced:
     held_out: Windows
     recalled: Recalled
     tokens: int
-    read: Windows
+    calibration: Windows
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
 
@@ -187,9 +187,9 @@ def price_model(
         sums=sums,
         factors=factors,
         held_out=held_out,
-        recalled=Recalled(opened.model, workspace.folder("outputs", {"format": FORMAT, "model": opened.digest})),
+        recalled=recalled(opened, workspace),
         tokens=tokens,
-        read=calibration,
+        calibration=calibration,
         seconds=clock.laps,
         notes=notes,
     )
@@ -372,4 +372,4 @@ def identity_of(priced: Priced) -> dict[str, Any]:
     if text is not None and Path(text).is_file():
         text = str(Path(text).resolve())
     settings = asdict(replace(priced.settings, text=text))
-    return {"settings": settings, "digest": priced.opened.digest, "calibration": priced.read.identity()}
+    return {"settings": settings, "digest": priced.opened.digest, "calibration": priced.calibration.identity()}
