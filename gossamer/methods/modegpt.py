@@ -1,7 +1,7 @@
 """MoDeGPT: pairs of layers narrowed where they meet (Lin et al. 2024, arXiv 2408.09632).
 
 MLPs by Nyström with ridge leverage, queries and keys by column selection, values and what reads them by a singular
-value decomposition; what comes out are smaller dense layers. Blocks that
+value decomposition; what is stored are smaller dense layers. Blocks that
 change little of what passes through them give more.
 """
 
