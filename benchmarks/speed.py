@@ -31,8 +31,9 @@ from gossamer.checkpoints.store import Workspace
 from gossamer.recipes.measuring import find_sites, windows_for
 from gossamer.recipes.prices import weight_of
 from gossamer.recipes.pricing import price_model
+from gossamer.sites import frozen_twin, passes_dtype
 from gossamer.statistics import Sums
-from gossamer.statistics._gather import frozen_twin, gather, passes_dtype
+from gossamer.statistics._gather import gather
 from gossamer.statistics._predictive import sampled_gradient
 from gossamer.vocabulary import Site
 

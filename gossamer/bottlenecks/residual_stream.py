@@ -27,7 +27,7 @@ from gossamer.expressions.affine import Affine
 from gossamer.expressions.dense import Dense
 from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.metrics.activation import Activation
-from gossamer.statistics._gather import frozen_twin
+from gossamer.sites import frozen_twin
 from gossamer.structures._base import rank_grid
 from gossamer.vocabulary import Cost, Site
 

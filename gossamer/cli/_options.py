@@ -51,6 +51,11 @@ Work = Annotated[
     Path | None, typer.Option(help="Folder for statistics and curves that later budgets re-use.", show_default="cache")
 ]
 Out = Annotated[Path, typer.Option(help="New folder for the compressed model.")]
+Pupil = Annotated[str, typer.Argument(metavar="DIR", help="A folder that gossamer wrote.")]
+Taught = Annotated[Path, typer.Option(help="New folder for the model as it comes out.")]
+Lesson = Annotated[str | None, typer.Option(help="Text to learn from; by default the calibration text.")]
+Rate = Annotated[float, typer.Option(help="Largest step, relative to the size of each tensor.")]
+Teacher = Annotated[str | None, typer.Option(help="The dense model, where it is not the one recorded.")]
 
 SCALES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from gossamer.recipes._teaching import Taught
 from gossamer.reports import terminal
 from gossamer.reports.progress import bar
 from gossamer.vocabulary import Progress, silent
@@ -26,3 +28,13 @@ def show(draw: Callable[[Console], None], found: Callable[[], Any], *, quiet: bo
         typer.echo(json.dumps(found(), indent=1, default=str))
     elif not quiet:
         draw(terminal.console())
+
+
+def show_taught(how: str, model: str, out: Path, done: Taught, *, quiet: bool, as_json: bool) -> None:
+    """Print what a training gained, and what it took."""
+    show(
+        lambda c: terminal.taught(how, model, str(out), done.before, done.after, done.seconds, done.peak_memory, c),
+        done.to_json,
+        quiet=quiet,
+        as_json=as_json,
+    )

@@ -1,6 +1,5 @@
 """gossamer refine DIR --out DIR"""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,17 +7,16 @@ import typer
 from gossamer.cli import _options as o
 from gossamer.cli import _printing as p
 from gossamer.recipes.refine import refine
-from gossamer.reports import terminal
 
 
 def run(
-    model: Annotated[str, typer.Argument(metavar="DIR", help="A folder that gossamer wrote.")],
-    out: Annotated[Path, typer.Option(help="New folder for the refined model.")],
-    text: Annotated[str | None, typer.Option(help="Text to learn from; by default the calibration text.")] = None,
+    model: o.Pupil,
+    out: o.Taught,
+    text: o.Lesson = None,
     tokens: Annotated[int, typer.Option(help="Tokens that every block reads; 0 for the whole text.")] = 16_384,
-    rate: Annotated[float, typer.Option(help="Largest step, relative to the size of each tensor.")] = 0.001,
+    rate: o.Rate = 0.001,
     seed: o.Seed = o.DEFAULTS.seed,
-    dense: Annotated[str | None, typer.Option(help="The dense model, where it is not the one recorded.")] = None,
+    dense: o.Teacher = None,
     work: o.Work = None,
     quiet: p.Quiet = False,
     json: p.Json = False,
@@ -27,11 +25,4 @@ def run(
     done = refine(
         model, out, text=text, tokens=tokens, rate=rate, seed=seed, dense=dense, work=work, progress=p.watcher(quiet)
     )
-    p.show(
-        lambda c: terminal.taught(
-            "refined", model, str(out), done.before, done.after, done.seconds, done.peak_memory, c
-        ),
-        done.to_json,
-        quiet=quiet,
-        as_json=json,
-    )
+    p.show_taught("refined", model, out, done, quiet=quiet, as_json=json)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from gossamer.errors import ModelError, NumericsError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.recipes.measuring import default_work, recalled, windows_for
-from gossamer.statistics._gather import passes_dtype
+from gossamer.recipes.pricing import Clock
+from gossamer.sites import passes_dtype
 from gossamer.vocabulary import Progress, Score, Settings
 
 
@@ -75,7 +75,7 @@ def teach(
     if text is not None:
         data.read(text)
     workspace = Workspace(Path(work or default_work()))
-    started = monotonic()
+    clock = Clock()
     opened = open_model(name, workspace.root)
     history = plugin.history_of(opened.model)
     original = open_original(opened, workspace.root, dense)
@@ -95,11 +95,13 @@ def teach(
     }
     folder = workspace.folder(verb, identity)
     judge = recalled(original, workspace)
+    clock.lap("open")
     before = fidelity.compare(judge, [opened.model], held_out, progress=progress)[0]
-    opening = monotonic()
+    clock.lap("judge before")
     learn(Lesson(opened, original, ids, folder))
-    learned = monotonic()
+    clock.lap(verb)
     after = fidelity.compare(judge, [opened.model], held_out, progress=progress)[0]
+    clock.lap("judge after")
     if after.divergence >= before.divergence:
         raise NumericsError(
             f"It came out worse: the divergence on held-out text went from {before.divergence:.4f} to "
@@ -120,7 +122,7 @@ def teach(
         before=before,
         after=after,
         windows=len(ids),
-        seconds={"open, judge": opening - started, verb: learned - opening, "judge": monotonic() - learned},
+        seconds=clock.laps,
         peak_memory=peak_bytes(),
     )
     if out is not None:

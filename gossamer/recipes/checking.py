@@ -8,8 +8,8 @@ from torch import Tensor
 
 from gossamer.checkpoints.opening import Opened
 from gossamer.data import Windows
+from gossamer.sites import frozen_twin, passes_dtype
 from gossamer.statistics._felt import felt
-from gossamer.statistics._gather import frozen_twin, passes_dtype
 from gossamer.vocabulary import Progress, silent
 
 REFERENCE = 0.7

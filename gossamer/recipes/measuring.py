@@ -16,8 +16,9 @@ from gossamer.checkpoints.store import Workspace, read_tensors, write_tensors
 from gossamer.data import Windows
 from gossamer.errors import ModelError, ResourceError, TextError
 from gossamer.evaluation.recalled import Recalled
+from gossamer.sites import frozen_twin, passes_dtype
 from gossamer.statistics import Sums, SumsFolder
-from gossamer.statistics._gather import frozen_twin, gather, passes_dtype, shared_inputs
+from gossamer.statistics._gather import gather, shared_inputs
 from gossamer.vocabulary import Progress, Settings, Site, silent
 
 FORMAT = 6

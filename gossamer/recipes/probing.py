@@ -14,7 +14,7 @@ from gossamer.errors import WorkError
 from gossamer.evaluation.sensitivity import Probe
 from gossamer.recipes.prices import weight_of
 from gossamer.recipes.pricing import Priced, expression
-from gossamer.statistics._gather import frozen_twin, passes_dtype
+from gossamer.sites import frozen_twin, passes_dtype
 from gossamer.vocabulary import Curve, Option, Progress, Site, silent
 
 RATIOS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

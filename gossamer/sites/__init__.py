@@ -8,7 +8,9 @@ from gossamer.sites._base import host as host
 from gossamer.sites._base import replace as replace
 from gossamer.sites._base import tie as tie
 from gossamer.sites._running import block_of as block_of
+from gossamer.sites._running import frozen_twin as frozen_twin
 from gossamer.sites._running import output_of as output_of
+from gossamer.sites._running import passes_dtype as passes_dtype
 from gossamer.sites._running import run as run
 from gossamer.sites._stream import Layout as Layout
 from gossamer.sites._stream import ShortcutCarrier as ShortcutCarrier

@@ -1,7 +1,9 @@
-"""A model's forward pass, and where its predictions are."""
+"""A model's forward pass, the copy that makes it, and where its predictions are."""
 
+import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gossamer.errors import ModelError
@@ -28,3 +30,22 @@ def output_of(outputs: Any) -> Tensor:
         if isinstance(found, Tensor):
             return found
     raise ModelError(f"The model returns {type(outputs).__name__}, with neither logits nor a last hidden state.")
+
+
+def passes_dtype(model: nn.Module) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def frozen_twin(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy for the passes: parameters in `dtype` and without gradients of their own, tied ones still tied."""
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach().to(dtype) if p.is_floating_point() else p.detach(), requires_grad=False)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, memo).eval()

@@ -1,6 +1,5 @@
 """One pass over calibration text: forward, draw labels, backward, and add what each layer saw to the sums."""
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,25 +16,6 @@ from gossamer.vocabulary import Progress, Site, silent
 
 SAVE_EVERY = 60.0
 """Seconds of work that an interruption may cost, or twenty times what saving takes, whichever is more."""
-
-
-def passes_dtype(model: nn.Module) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, else float32."""
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
-
-
-def frozen_twin(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy for the passes: parameters in `dtype` and without gradients of their own, tied ones still tied."""
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach().to(dtype) if p.is_floating_point() else p.detach(), requires_grad=False)
-        for p in model.parameters()
-    }
-    return copy.deepcopy(model, memo).eval()
 
 
 def gather(

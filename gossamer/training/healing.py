@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import NumericsError
-from gossamer.sites import output_of, run
-from gossamer.statistics._gather import SAVE_EVERY, frozen_twin, passes_dtype
+from gossamer.sites import frozen_twin, output_of, passes_dtype, run
+from gossamer.statistics._gather import SAVE_EVERY
 from gossamer.training._steps import optimizer_of, schedule, step
 from gossamer.training.distillation import divergence
 from gossamer.vocabulary import Progress, silent

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import ModelError, NumericsError
-from gossamer.sites import block_of, layout_of, run
-from gossamer.statistics._gather import frozen_twin, passes_dtype
+from gossamer.sites import block_of, frozen_twin, layout_of, passes_dtype, run
 from gossamer.training._steps import optimizer_of, schedule, step
 from gossamer.vocabulary import Progress, silent
 

@@ -8,10 +8,10 @@ from contract_cases import STATISTICS, normal, tiny
 from torch import nn
 
 from gossamer.errors import NumericsError, WorkError
-from gossamer.sites import find
+from gossamer.sites import find, frozen_twin
 from gossamer.statistics import Sums, SumsFolder, _gather
 from gossamer.statistics._felt import felt
-from gossamer.statistics._gather import frozen_twin, gather, shared_inputs
+from gossamer.statistics._gather import gather, shared_inputs
 from gossamer.statistics._influence import block_influence
 from gossamer.statistics._predictive import sampled_gradient
 from gossamer.vocabulary import Site

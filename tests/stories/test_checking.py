@@ -10,9 +10,9 @@ from gossamer.recipes import checking
 from gossamer.recipes.menus import narrowing, rewriting
 from gossamer.recipes.prices import weight_of
 from gossamer.recipes.pricing import price_model
+from gossamer.sites import frozen_twin
 from gossamer.sites import replace as put
 from gossamer.statistics._felt import felt
-from gossamer.statistics._gather import frozen_twin
 
 
 @pytest.fixture(scope="module")
