@@ -21,7 +21,7 @@ from gossamer.statistics import Sums, SumsFolder
 from gossamer.statistics._gather import gather, shared_inputs
 from gossamer.vocabulary import Progress, Settings, Site, silent
 
-FORMAT = 6
+FORMAT = 7
 """Of the working folder; a change here makes new folders."""
 HELD_OUT = 4
 """Windows at the end of the text that judge a plan instead of making it; of a short text a tenth."""

@@ -29,14 +29,14 @@ def felt(
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def seen(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            inputs = args[0].detach()
-            changes = [inputs @ error.T for error in errors[name]]
-            output.register_hook(lambda gradient: weighed(name, changes, gradient))
+            inputs = args[0].detach()  # which layers share, unlike the changes they make to their outputs
+            output.register_hook(lambda gradient: weighed(name, inputs, gradient))
 
         return seen
 
-    def weighed(name: str, changes: Sequence[Tensor], gradient: Tensor) -> None:
-        for i, change in enumerate(changes):
+    def weighed(name: str, inputs: Tensor, gradient: Tensor) -> None:
+        for i, error in enumerate(errors[name]):
+            change = inputs @ error.T
             sums[name][i] += 0.5 * float((gradient * change).sum(-1, dtype=torch.float32).square().sum())
 
     handles: list[Any] = [model.get_submodule(name).register_forward_hook(hook(name)) for name in errors]

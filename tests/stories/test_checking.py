@@ -31,7 +31,7 @@ def test_every_price_is_the_metric_s_by_one_factor_a_layer_and_structure(priced,
             ratios = {round(a.error / b.error, 6) for a, b in pairs if a.structure == form.name and b.error > 1e-12}
             assert len(ratios) == 1
             factors += ratios
-    assert all(0.25 - 1e-6 <= f <= 4 + 1e-6 for f in factors)
+    assert all(0.5 - 1e-6 <= f <= 2 + 1e-6 for f in factors)
     assert any(abs(f - 1) > 0.01 for f in factors)
     joints = zip(priced.joints, plain.joints, strict=True)
     assert any(
@@ -39,8 +39,8 @@ def test_every_price_is_the_metric_s_by_one_factor_a_layer_and_structure(priced,
     )
 
 
-def test_the_checked_size_costs_what_the_text_says(priced):
-    """At the size that was tried, the price of narrowing is half the mean squared derivative along it."""
+def test_the_checked_size_costs_the_mean_of_what_was_quoted_and_what_the_text_says(priced):
+    """At the size that was tried, the price of narrowing is midway to half the mean squared derivative along it."""
     (kind,) = narrowing(priced.settings.structures)
     joint = priced.joints[0]
     sizes = [options[joint.group.name].size for options in joint.options]
@@ -57,7 +57,7 @@ def test_the_checked_size_costs_what_the_text_says(priced):
     true = felt(model, {joint.group.name: [error.float()]}, picked, seed=priced.settings.seed)[joint.group.name][0]
     quoted = kind.prices(prepared, sizes)[at]
     assert joint.options[at][joint.group.name].error == pytest.approx(
-        quoted * min(max(true / quoted, 0.25), 4.0), rel=0.05
+        quoted * min(max(true / quoted, 0.25), 4.0) ** 0.5, rel=0.03
     )
 
 
