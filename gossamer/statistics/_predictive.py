@@ -12,7 +12,7 @@ from torch import Tensor
 from gossamer.sites import output_of
 
 ROWS = 32
-"""Positions whose probabilities are held in float32 at once: with a vocabulary of 49,000, 6 MB for each of four copies."""
+"""Positions whose probabilities are held in float32 at once: 6 MB a copy where the vocabulary has 49,000 tokens."""
 
 
 @torch.no_grad()
