@@ -97,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = Workspace(Path(folder) / "cache")
         opened = open_model(given.model, cache.root)
-        found = find_sites(opened)
+        found = find_sites(opened, embeddings=False)
         settings = gossamer.settings("pivoted", text=given.calibration, tokens=TOKENS)
         text = data.read(given.calibration)
         ids = windows_for(opened, settings, text, cache)[0].ids[: given.windows]
