@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def plain_price(weight: Tensor, a: Tensor, g: Tensor) -> Tensor:
     for moment in (g.double(), a.double()):
         values, vectors = torch.linalg.eigh(moment + 1e-3 * moment.diagonal().mean() * torch.eye(len(moment)))
         roots.append((vectors * values.clamp_min(0).sqrt()) @ vectors.T)
-    return torch.linalg.svd(roots[0] @ weight @ roots[1], full_matrices=False)[1]
+    spectrum: Tensor = torch.linalg.svd(roots[0] @ weight @ roots[1], full_matrices=False)[1]
+    return spectrum
 
 
 def main() -> None:
@@ -113,7 +115,7 @@ def main() -> None:
             "plain measure": lambda i: plain_measure(plain, found, ids[i : i + 1], kept),
         }
         # Window by window in turn, and the median of each: a busy moment of the machine then spoils no one figure.
-        laps = [[timed(lambda i=i, work=work: work(i)) for work in rivals.values()] for i in range(len(ids))]
+        laps = [[timed(partial(work, i)) for work in rivals.values()] for i in range(len(ids))]
         seconds = dict(
             zip(rivals, (scale * len(ids) * statistics.median(lap) for lap in zip(*laps, strict=True)), strict=True)
         )
