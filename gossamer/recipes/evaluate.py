@@ -9,6 +9,7 @@ from gossamer import data
 from gossamer.checkpoints import plugin
 from gossamer.checkpoints.opening import Opened, open_model, open_original
 from gossamer.checkpoints.store import write_json
+from gossamer.data import Windows
 from gossamer.errors import OutputError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import sample
@@ -59,7 +60,7 @@ def evaluate(
     cache = Path(work or default_work())
     opened = open_model(name, cache)
     history = plugin.history_of(opened.model)
-    source, seen = (text, 0) if text else _unread(history)
+    source = text or (history[-1]["settings"]["text"] if history else None)
     if source is None:
         raise TextError(f"There is no text to judge {name} by; give one with --text FILE.")
     if opened.tokenizer is None:
@@ -67,7 +68,7 @@ def evaluate(
     original = open_original(opened, cache, dense)
     windows = data.cut(data.read(source), source, opened.tokenizer, longest_window(opened.model, window))
     length = windows.ids.shape[1]
-    skipped = -(-seen // length)
+    skipped = 0 if text else -(-_seen(history, windows) // length)
     if skipped >= len(windows.ids):
         raise TextError(f"Calibration read {source} to its end; give another text with --text FILE.")
     last = skipped + max(1, tokens // length) if tokens else None
@@ -86,12 +87,14 @@ def evaluate(
     return found
 
 
-def _unread(history: list[dict[str, Any]]) -> tuple[str | None, int]:
-    """The text that a model was calibrated on, and how many of its tokens were read."""
-    if not history:
-        return None, 0
-    read = history[-1]["calibration"]
-    return history[-1]["settings"]["text"], read["windows"] * read["window"]
+def _seen(history: list[dict[str, Any]], windows: Windows) -> int:
+    """How many tokens of this text any step has read; raises `TextError` where it is not the text that was read."""
+    read = [step["calibration"] for step in history]
+    if read[-1]["text_sha256"] != windows.text_sha256:
+        raise TextError(
+            f"{windows.source} is not what calibration read: its text has changed since; give one with --text FILE."
+        )
+    return max(int(r["windows"] * r["window"]) for r in read if r["text_sha256"] == windows.text_sha256)
 
 
 def _samples(opened: Opened, original: Opened | None, ids: Any) -> dict[str, str]:

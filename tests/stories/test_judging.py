@@ -166,6 +166,30 @@ def test_a_text_that_is_gone(run, refused, model_folder, text_file, work, tmp_pa
     assert str(text) in said
 
 
+def test_a_text_that_was_replaced_is_noticed(run, refused, model_folder, text_file, work, tmp_path):
+    text = tmp_path / "words.txt"
+    text.write_bytes(text_file.read_bytes())
+    words = ("--text", text, "--tokens", 1024, "--window", 32, "--work", work, "--out", tmp_path / "out")
+    assert run("compress", model_folder("llama"), "--keep", 0.6, *words).code == 0
+    text.write_text("w5 w6 w7 w8 " * 400)
+    said = refused("evaluate", tmp_path / "out", "--window", 32, "--work", work)
+    assert f"{text} is not what calibration read" in said
+    told = run("evaluate", tmp_path / "out", "--window", 32, "--text", text, "--work", work)
+    assert told.code == 0, "whoever names a text is taken at their word"
+
+
+@pytest.mark.parametrize("tokens", [256, 2048])
+def test_what_any_step_has_read_does_not_judge(tokens, run, judged, compressed, work, tmp_path):
+    """Compressing read 1,024 tokens; refining after it reads fewer, or more."""
+    small, refined = compressed("llama").folder, tmp_path / "refined"
+    words = ("--tokens", tokens, "--rate", 0.003, "--out", refined, "--work", work)
+    assert run("refine", small, *words).code == 0
+    whole, _ = judged(small, "--window", 32, "--tokens", 0)
+    unread = whole["score"]["protocol"]["windows"] - (max(tokens, 1024) - 1024) // 32
+    rest, _ = judged(refined, "--window", 32, "--tokens", 0)
+    assert rest["score"]["protocol"]["windows"] == unread
+
+
 def test_a_compression_is_judged_from_any_folder(run, model_folder, text_file, work, tmp_path, monkeypatch):
     """Paths that were given relative to one folder still hold in another."""
     monkeypatch.chdir(text_file.parent)
