@@ -175,7 +175,12 @@ def _influences(
     """The influence of every site's block, where the allocator looks at it; measured once for a model and a text."""
     if not discover.load(budgets, settings.allocator, Allocator).influence:  # type: ignore[type-abstract]
         return {}
-    identity = {"format": FORMAT, "model": opened.digest, "text": {**calibration.identity(), "source": None}}
+    identity = {
+        "format": FORMAT,
+        "model": opened.digest,
+        "text": {**calibration.identity(), "source": None},
+        "at": [site.name for site in found],
+    }
     path = workspace.folder("influence", identity) / "influence.json"
     if not path.exists():
         write_json(path, block_influence(opened.model, found, calibration.ids, progress=progress))
