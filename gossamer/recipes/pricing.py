@@ -286,8 +286,11 @@ def expression(
 
 def identity_of(priced: Priced) -> dict[str, Any]:
     """What a result rests on, for its history."""
-    text = priced.settings.text
-    if text is not None and Path(text).is_file():
-        text = str(Path(text).resolve())
-    settings = asdict(replace(priced.settings, text=text))
+    settings = asdict(located(priced.settings))
     return {"settings": settings, "digest": priced.opened.digest, "calibration": priced.calibration.identity()}
+
+
+def located(settings: Settings) -> Settings:
+    """The same with the full path of the text, where it is a file."""
+    text = settings.text
+    return replace(settings, text=str(Path(text).resolve())) if text is not None and Path(text).is_file() else settings
