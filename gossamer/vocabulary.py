@@ -219,6 +219,8 @@ class Settings:
                 raise TextError(f"The setting {name} is {getattr(self, name)!r}, which is no whole number.")
         if self.tokens < 0:
             raise TextError(f"Reading {self.tokens} tokens is impossible; give 0 for the whole text, or more.")
+        if self.tokens == 0 and self.text is None:
+            raise TextError("A model's own writing has no end to read to; say how many --tokens, or give --text FILE.")
         if self.window < 2:
             raise TextError(f"A window of {self.window} tokens predicts nothing; give windows of at least 2 tokens.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):

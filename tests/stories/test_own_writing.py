@@ -31,6 +31,14 @@ def test_a_causal_model_writes_its_own_text(kind, run, model_folder, load, answe
     assert answers(load(out, kind)).isfinite().all()
 
 
+@pytest.mark.parametrize("command", ["compress", "plan", "compare"])
+def test_it_has_no_end_to_read_to(command, refused, model_folder, text_file, tmp_path):
+    more = ("--test", text_file, "--methods", "svd") if command == "compare" else ("--keep", 0.6)
+    words = (command, model_folder("llama"), *more, "--tokens", 0, "--work", tmp_path / "work")
+    assert "how many --tokens" in refused(*words, "--out", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_was_written_is_kept(run, model_folder, tmp_path, monkeypatch):
     words = ("compress", model_folder("llama"), *FEW, "--work", tmp_path / "work")
     assert run(*words, "--keep", 0.6, "--out", tmp_path / "first").code == 0
