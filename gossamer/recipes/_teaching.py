@@ -72,6 +72,7 @@ def teach(
         saving.free_output(Path(out), 0)
     if not 0 < rate < float("inf"):
         raise NumericsError(f"A rate of {rate:g} cannot {verb}; give a positive one, as 0.0001.")
+    Settings(seed=seed)  # refuses one that cannot be
     if text is not None:
         data.read(text)
     workspace = Workspace(Path(work or default_work()))

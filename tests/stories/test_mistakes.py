@@ -229,6 +229,14 @@ def test_a_window_in_which_nothing_fits(kind, words, said, fails, model_folder):
     assert said in fails(model_folder(kind), *words)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20])
+def test_a_seed_that_cannot_be(seed, fails, refused, model_folder, compressed, work, place):
+    assert f"seed of {seed} is impossible" in fails(model_folder("llama"), "--seed", seed)
+    for step in ("heal", "refine"):
+        said = refused(step, compressed("llama").folder, "--seed", seed, "--out", place / "out", "--work", work)
+        assert f"seed of {seed} is impossible" in said
+
+
 def test_a_tokenizer_of_another_model(fails, copied, tmp_path, text_file):
     """It gives ids that the model has no embedding for."""
     folder = copied("llama")
