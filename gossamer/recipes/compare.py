@@ -19,12 +19,12 @@ from gossamer import data, discover, methods, metrics
 from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import read_json, write_json, write_text
 from gossamer.data import Windows
-from gossamer.errors import BudgetError, GossamerError, OutputError, TextError
+from gossamer.errors import BudgetError, GossamerError, OutputError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.metrics import Metric
 from gossamer.recipes.compress import build
-from gossamer.recipes.measuring import default_work, longest_window
+from gossamer.recipes.measuring import default_work, windows_of
 from gossamer.recipes.planning import make_plan
 from gossamer.recipes.pricing import Priced, price_model
 from gossamer.recipes.probing import probed
@@ -91,8 +91,6 @@ def _metric(settings: Settings) -> type[Metric]:
 
 def _identity(model: str, base: Settings, test: str, test_tokens: int, test_window: int, work: Path) -> dict[str, Any]:
     opened = open_model(model, work, base.dtype)
-    if opened.tokenizer is None:
-        raise TextError(f"{model} has no tokenizer, so no text can be read for it.")
     windows = _windows(opened, test, test_tokens, test_window)
     text = None if base.text is None else data.digest(data.read(base.text))
     calibration = {**_open(base), "text": text}
@@ -100,9 +98,8 @@ def _identity(model: str, base: Settings, test: str, test_tokens: int, test_wind
 
 
 def _windows(opened: Opened, test: str, tokens: int, window: int) -> Windows:
-    window = longest_window(opened.model, window)
-    windows = data.cut(data.read(test), Path(test).name, opened.tokenizer, window)
-    return replace(windows, ids=windows.ids[: max(1, tokens // window)]) if tokens else windows
+    windows = windows_of(opened, data.read(test), Path(test).name, window)
+    return replace(windows, ids=windows.ids[: max(1, tokens // windows.ids.shape[1])]) if tokens else windows
 
 
 def _kept(out: Path, identity: Mapping[str, Any]) -> Cells:

@@ -13,7 +13,7 @@ from gossamer.data import Windows
 from gossamer.errors import OutputError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import sample
-from gossamer.recipes.measuring import default_work, longest_window
+from gossamer.recipes.measuring import default_work, windows_of
 from gossamer.vocabulary import Progress, Score, silent
 
 
@@ -63,10 +63,8 @@ def evaluate(
     source = text or (history[-1]["settings"]["text"] if history else None)
     if source is None:
         raise TextError(f"There is no text to judge {name} by; give one with --text FILE.")
-    if opened.tokenizer is None:
-        raise TextError(f"{name} has no tokenizer, so no text can be read for it.")
     original = open_original(opened, cache, dense)
-    windows = data.cut(data.read(source), source, opened.tokenizer, longest_window(opened.model, window))
+    windows = windows_of(opened, data.read(source), source, window)
     length = windows.ids.shape[1]
     skipped = 0 if text else -(-_seen(history, windows) // length)
     if skipped >= len(windows.ids):

@@ -106,6 +106,7 @@ def price_model(
     workspace = Workspace(Path(work or default_work()))
     clock = Clock()
     metric = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
+    discover.load(budgets, settings.allocator, Allocator)  # type: ignore[type-abstract]
     forms = rewriting(settings.structures)
     if not settings.structures or any(form.name == "dense" for form in forms):
         raise PlanError(

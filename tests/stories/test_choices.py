@@ -92,10 +92,10 @@ def test_every_structure_of_fewer_numbers(structure, chosen, load):
     [("covariance", "low_rank", ("LowRank", "Covariance")), ("activation", "tensor_train", ("Tensor", "Activation"))],
 )
 def test_a_metric_that_no_solver_honours_for_a_structure_is_refused(
-    metric, structure, named, refused, model_folder, tiny, work, tmp_path
+    metric, structure, named, refused, model_folder, tiny, tmp_path
 ):
-    words = ("--keep", 0.5, "--metric", metric, "--structures", structure, "--work", work, *tiny)
-    said = refused("compress", model_folder("llama"), *words, "--out", tmp_path / "out")
+    words = ("--keep", 0.5, "--metric", metric, "--structures", structure, *tiny)
+    said = refused("compress", model_folder("llama"), *words, "--out", tmp_path / "out", early=True)
     assert all(name in said for name in named)
 
 

@@ -81,8 +81,8 @@ def test_every_step_says_what_the_folder_was_made_with(
         assert settings == {**first, "tokens": 2048, "rate": 0.003}
 
 
-def test_a_dense_model_is_refused(refused, model_folder, work, tmp_path):
-    said = refused("refine", model_folder("llama"), "--out", tmp_path / "out", "--work", work)
+def test_a_dense_model_is_refused(refused, model_folder, tmp_path):
+    said = refused("refine", model_folder("llama"), "--out", tmp_path / "out", early=True)
     assert "not a model that gossamer compressed" in said
     assert not (tmp_path / "out").exists()
 
