@@ -10,7 +10,7 @@ from gossamer.checkpoints import plugin
 from gossamer.checkpoints.opening import Opened, open_model, open_original
 from gossamer.checkpoints.store import write_json
 from gossamer.data import Windows
-from gossamer.errors import OutputError, TextError
+from gossamer.errors import ModelError, OutputError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import sample
 from gossamer.recipes.measuring import default_work, windows_of
@@ -56,6 +56,8 @@ def evaluate(
         raise OutputError(f"{out} exists; give --out the name of a new file.")
     if tokens < 0 or window < 2:
         raise TextError("Judging needs --tokens of at least 0 (0 for all) and a --window of at least 2.")
+    if not task_names and (limit is not None or run_code):
+        raise ModelError("A limit of examples and leave to run code are for tasks; name some with --tasks.")
     asked = tasks.find(task_names, limit, run_code=run_code) if task_names else None
     cache = Path(work or default_work())
     opened = open_model(name, cache)

@@ -208,6 +208,10 @@ def test_a_compression_is_judged_from_any_folder(run, model_folder, text_file, w
         (("--tokens", -5), "tokens"),
         (("--text", "/no/such/text"), "no text file"),
         (("--tasks", "arc_easy", "--tokens", 64), "lm-evaluation-harness"),
+        (("--tasks", "arc_easy", "--limit", 0), "limit of 0 examples"),
+        (("--tasks", "arc_easy", "--limit", -3), "limit of -3 examples"),
+        (("--limit", 5), "name some with --tasks"),
+        (("--run-code",), "name some with --tasks"),
     ],
 )
 def test_a_mistake_in_judging(words, said, refused, compressed):
