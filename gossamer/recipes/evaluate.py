@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gossamer import data
-from gossamer.checkpoints import plugin
+from gossamer.checkpoints import plugin, saving
 from gossamer.checkpoints.opening import Opened, open_model, open_original
 from gossamer.checkpoints.store import write_json
 from gossamer.data import Windows
-from gossamer.errors import ModelError, OutputError, TextError
+from gossamer.errors import ModelError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import sample
 from gossamer.recipes.measuring import default_work, windows_of
@@ -52,8 +52,8 @@ def evaluate(
     Raises `TextError` where no text is known, `ModelError` where the dense model is not the one compressed, or a task
     cannot be run.
     """
-    if out is not None and out.exists():
-        raise OutputError(f"{out} exists; give --out the name of a new file.")
+    if out is not None:
+        saving.new_file(out)
     if tokens < 0 or window < 2:
         raise TextError("Judging needs --tokens of at least 0 (0 for all) and a --window of at least 2.")
     if not task_names and (limit is not None or run_code):

@@ -226,6 +226,8 @@ def test_a_result_is_not_overwritten(refused, compressed, tmp_path):
     (tmp_path / "score.json").write_text("precious")
     said = refused("evaluate", compressed("llama").folder, "--out", tmp_path / "score.json", early=True)
     assert "exists" in said
+    below = tmp_path / "score.json" / "score.json"
+    assert "is a file" in refused("evaluate", compressed("llama").folder, "--out", below, early=True)
     assert (tmp_path / "score.json").read_text() == "precious"
 
 
