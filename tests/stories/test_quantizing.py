@@ -123,8 +123,10 @@ def test_a_form_larger_than_its_layer_is_refused_before_memory_is_taken(shape, s
 
 @pytest.mark.parametrize("method", ["gptq", "quantized", "squeezellm"])
 @pytest.mark.parametrize("step", ["heal", "refine"])
-def test_what_was_quantized_learns_or_is_refused_in_a_sentence(step, method, shortened, run, work, tmp_path):
-    """Passes are in bfloat16 and the model in float32; on tiny models there may be nothing to gain."""
-    bits = 12 if method == "squeezellm" else 7
-    told = run(step, shortened(method, bits), "--tokens", 256, "--out", tmp_path / "out", "--work", work)
-    assert told.code == 0 or "It came out worse" in told.err
+def test_what_was_quantized_learns(step, method, shortened, run, work, tmp_path):
+    """Passes are in bfloat16 and the model in float32: there must be more to gain than that difference."""
+    words = ("--tokens", 1024, "--rate", 0.003, "--out", tmp_path / "out", "--work", work)
+    told = run(step, shortened(method, 12 if method == "squeezellm" else 4), *words)
+    assert told.code == 0, told.err
+    found = json.loads((tmp_path / "out" / f"{step}.json").read_text())
+    assert found["after"]["divergence"] < 0.95 * found["before"]["divergence"]
