@@ -2,14 +2,21 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from gossamer import Budget, compress, discover, metrics, solvers, structures
 from gossamer.checkpoints.plugin import expressions_of
+from gossamer.metrics import Metric
+from gossamer.structures import ShorterStructure, Structure
 
 KIND = "llama"
+SHORTER = {
+    name: form for name, form in discover.catalogue(structures, Structure).items() if issubclass(form, ShorterStructure)
+}
 METHODS = ("rtn", "gptq", "awq", "squeezellm", "low_rank_correction", "quantized", "structure_and_bits")
 
 
@@ -37,13 +44,33 @@ def test_a_method_keeps_to_its_bits_and_the_file_has_the_bytes_that_are_reported
     report = json.loads((out / "report.json").read_text())
     dense = report["dense"]["params"]
     assert 0.6 * bits < 8 * report["small"]["bytes"] / dense <= bits
-    with safe_open(out / "model.safetensors", "pt") as file:
-        sizes = {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118
-    assert sum(sizes.values()) == report["small_total"]["bytes"]
+    size = bytes_in(out)
+    assert size == report["small_total"]["bytes"]
     loaded = load(out, KIND)
     held = sum(t.numel() * t.element_size() for t in [*loaded.parameters(), *loaded.buffers()])
-    assert held <= 1.1 * sum(sizes.values())
+    assert held <= 1.1 * size
     assert expressions_of(loaded)
+
+
+def bytes_in(folder):
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
+
+
+@pytest.mark.parametrize("structure", SHORTER)
+def test_every_structure_travels(structure, model_folder, tiny_settings, load, answers, work, tmp_path):
+    """What is loaded is what was made, of the bytes that the plan counted."""
+    rulers = discover.catalogue(metrics, Metric)
+    metric = next(name for name, ruler in rulers.items() if solvers.solvable(SHORTER[structure], ruler))
+    settings = replace(tiny_settings, structures=(structure,), metric=metric)
+    budget = Budget(unit="bits", amount=12)  # a codebook of 16 levels takes eight bits a weight of rows of 32
+    done = compress(str(model_folder(KIND)), budget, tmp_path / "out", settings, work=work)
+    written = [name for name, option in done.plan.choices.items() if option.structure == structure]
+    assert written
+    assert bytes_in(tmp_path / "out") == done.report.small_total.bytes
+    loaded = load(tmp_path / "out", KIND)
+    assert sorted(expressions_of(loaded)) == sorted(written)
+    assert torch.equal(answers(loaded), answers(done.model))
 
 
 @pytest.mark.parametrize("method", ["gptq", "squeezellm", "quantized", "awq"])
