@@ -21,7 +21,7 @@ from gossamer.data import Windows
 from gossamer.errors import BudgetError, PlanError, TextError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import give_back, peak_bytes
-from gossamer.evaluation.sample import sample
+from gossamer.evaluation.sample import samples
 from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
@@ -226,7 +226,7 @@ def carry_out(
     rivals = {p.allocator: d for p, d in zip(plans, race.divergences, strict=True)} if rival else {}
     small, plan, score = built[race.best], plans[race.best], race.score
     del built
-    samples = _samples(priced, small, windows)
+    written = samples({"dense": priced.opened.model, "compressed": small}, priced.opened.tokenizer, windows.ids[0])
     clock.lap("judge")
     paid = _paid(priced, small, plan)
     clock.lap("check")
@@ -255,7 +255,7 @@ def carry_out(
         paid=paid,
         rivals=rivals,
         rival_windows=race.windows if rivals else 0,
-        samples=samples,
+        samples=written,
         seconds={**priced.seconds, **clock.laps},
         peak_memory=peak_bytes(),
         notes=priced.notes,
@@ -305,12 +305,3 @@ def _trial(priced: Priced, test: str | None) -> tuple[Any, Windows]:
 
 def _trial_text(opened: Opened, test: str | None, settings: Settings) -> Windows | None:
     return None if test is None else windows_of(opened, data.read(test), test, settings.window)
-
-
-def _samples(priced: Priced, small: Any, windows: Windows) -> dict[str, str]:
-    tokenizer = priced.opened.tokenizer
-    if tokenizer is None or not priced.opened.model.can_generate():
-        return {}
-    prompt = tokenizer.decode(windows.ids[0, :24], skip_special_tokens=True)
-    models = {"dense": priced.opened.model, "compressed": small}
-    return {"prompt": prompt, **{name: sample(model, tokenizer, prompt) for name, model in models.items()}}

@@ -7,12 +7,12 @@ from typing import Any
 
 from gossamer import data
 from gossamer.checkpoints import plugin, saving
-from gossamer.checkpoints.opening import Opened, open_model, open_original
+from gossamer.checkpoints.opening import open_model, open_original
 from gossamer.checkpoints.store import write_json
 from gossamer.data import Windows
 from gossamer.errors import ModelError, TextError
 from gossamer.evaluation import fidelity, tasks
-from gossamer.evaluation.sample import sample
+from gossamer.evaluation.sample import samples
 from gossamer.recipes.measuring import default_work, windows_of
 from gossamer.vocabulary import Progress, Score, silent
 
@@ -75,11 +75,12 @@ def evaluate(
     windows = replace(windows, ids=windows.ids[skipped:last])
     reference = original or opened
     score = fidelity.compare(reference.model, [opened.model], windows, progress=progress)[0]
+    models = {"dense": original.model, "compressed": opened.model} if original else {"model": opened.model}
     found = Evaluation(
         model=name,
         dense=None if original is None else original.name,
         score=score,
-        samples=_samples(opened, original, windows.ids[0, :24]),
+        samples=samples(models, opened.tokenizer, windows.ids[0]),
         tasks=asked.run(opened.model, opened.tokenizer) if asked else {},
     )
     if out is not None:
@@ -95,13 +96,3 @@ def _seen(history: list[dict[str, Any]], windows: Windows) -> int:
             f"{windows.source} is not what calibration read: its text has changed since; give one with --text FILE."
         )
     return max(int(r["windows"] * r["window"]) for r in read if r["text_sha256"] == windows.text_sha256)
-
-
-def _samples(opened: Opened, original: Opened | None, ids: Any) -> dict[str, str]:
-    if not opened.model.can_generate():
-        return {}
-    prompt = opened.tokenizer.decode(ids, skip_special_tokens=True)
-    texts = {"prompt": prompt}
-    if original is not None:
-        texts["dense"] = sample(original.model, original.tokenizer, prompt)
-    return {**texts, "compressed" if original else "model": sample(opened.model, opened.tokenizer, prompt)}

@@ -51,7 +51,7 @@ class Offer:
 
     @property
     def metric(self) -> type[Metric]:
-        return discover.load(metrics, self.settings.metric, Metric)  # type: ignore[type-abstract]
+        return metrics.metric(self.settings.metric)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def price_model(
     """
     workspace = Workspace(Path(work or default_work()))
     clock = Clock()
-    metric = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
+    metric = metrics.metric(settings.metric)
     discover.load(budgets, settings.allocator, Allocator)  # type: ignore[type-abstract]
     forms = rewriting(settings.structures)
     if not settings.structures or any(form.name == "dense" for form in forms):
@@ -217,7 +217,7 @@ def _priced(
     progress: Progress,
 ) -> tuple[tuple[Curve, ...], tuple[Joint, ...], Path, tuple[str, ...]]:
     """(the curves, the groups that may narrow, the folder of what solvers keep, notes about sites without a price)."""
-    metric: type[Metric] = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
+    metric = metrics.metric(settings.metric)
     wanted = {"statistics": identity_digest(measured), "metric": settings.metric}
     identity = {"format": FORMAT, **wanted, "structures": sorted(settings.structures)}
     folder = workspace.folder("curves", identity)
