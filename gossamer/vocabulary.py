@@ -215,10 +215,17 @@ class Settings:
         if self.text is not None and not isinstance(self.text, str):
             raise TextError(f"The calibration text is named by a string, and {self.text!r} is none.")
         for name in ("tokens", "window", "seed"):
-            if not isinstance(getattr(self, name), int):
+            if type(getattr(self, name)) is not int:
                 raise TextError(f"The setting {name} is {getattr(self, name)!r}, which is no whole number.")
+        for name in ("tie", "embeddings"):
+            if type(getattr(self, name)) is not bool:
+                raise PlanError(f"The setting {name} is {getattr(self, name)!r}, which is neither true nor false.")
+        if not 0 <= self.seed < 2**32:
+            raise TextError(f"A seed of {self.seed} is impossible; give a whole number from 0 to {2**32 - 1}.")
         if self.tokens < 0:
             raise TextError(f"Reading {self.tokens} tokens is impossible; give 0 for the whole text, or more.")
+        if self.tokens == 0 and self.text is None:
+            raise TextError("A model's own writing has no end to read to; say how many --tokens, or give --text FILE.")
         if self.window < 2:
             raise TextError(f"A window of {self.window} tokens predicts nothing; give windows of at least 2 tokens.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):

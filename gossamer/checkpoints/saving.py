@@ -19,15 +19,28 @@ SLACK = 50_000_000
 """Bytes asked for beyond the weights: tokenizer, config, report."""
 
 
-def free_output(path: Path, weights: int) -> Path:
-    """The path, once it is sure that a folder of `weights` bytes can be written there; raises `OutputError` if not."""
+def standing(path: Path) -> Path:
+    """The folder `path`, or the nearest above it that exists; raises `OutputError` where a file is in the way."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if path.is_file():
         raise OutputError(f"{path} is a file; give --out the name of a new folder.")
-    if path.is_dir() and any(path.iterdir()):
-        raise OutputError(f"{path} exists and is not empty; give --out the name of a new folder, or empty this one.")
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not there.is_dir():
         raise OutputError(f"{there} is a file, so {path} cannot be made below it; give --out another place.")
+    return there
+
+
+def new_file(path: Path) -> None:
+    """Raise `OutputError` where there is something at `path`, or a file in the way of it."""
+    if path.exists():
+        raise OutputError(f"{path} exists; give --out the name of a new file.")
+    standing(path)
+
+
+def free_output(path: Path, weights: int) -> Path:
+    """The path, once it is sure that a folder of `weights` bytes can be written there; raises `OutputError` if not."""
+    there = standing(path)
+    if path.is_dir() and any(path.iterdir()):
+        raise OutputError(f"{path} exists and is not empty; give --out the name of a new folder, or empty this one.")
     free = shutil.disk_usage(there).free
     if free < weights + SLACK:
         raise OutputError(

@@ -18,7 +18,7 @@ def run(
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to judge by; 0 for the whole text.")] = 20_480,
     window: Annotated[int, typer.Option(help="Tokens in a window.")] = 1024,
-    dense: Annotated[str | None, typer.Option(help="The dense model, where it is not the one recorded.")] = None,
+    dense: o.Teacher = None,
     tasks: Annotated[str | None, typer.Option(help="lm-evaluation-harness tasks, by commas.")] = None,
     limit: Annotated[int | None, typer.Option(help="Examples of each task; by default all.")] = None,
     run_code: Annotated[
@@ -30,14 +30,13 @@ def run(
     json: p.Json = False,
 ) -> None:
     """Judge a compressed model: perplexity, KL divergence to the dense one, a sample, and tasks when asked."""
-    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     found = evaluate(
         model,
         text,
         tokens=tokens,
         window=window,
         dense=dense,
-        task_names=names,
+        task_names=o.names(tasks or ""),
         limit=limit,
         run_code=run_code,
         out=out,

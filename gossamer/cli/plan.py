@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from gossamer.checkpoints.saving import new_file
 from gossamer.checkpoints.store import write_json
 from gossamer.cli import _options as o
 from gossamer.cli import _printing as p
-from gossamer.errors import OutputError
 from gossamer.recipes.compress import plan
 from gossamer.reports import terminal
 
@@ -36,8 +36,7 @@ def run(
     json: p.Json = False,
 ) -> None:
     """Write the plan for a budget as JSON, to read, edit and carry out with `gossamer apply`."""
-    if out.exists():
-        raise OutputError(f"{out} exists; give --out the name of a new file.")
+    new_file(out)
     made = plan(
         model,
         o.budget(keep, bytes, macs, bits),

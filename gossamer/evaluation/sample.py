@@ -1,10 +1,21 @@
-"""A short generation, for people to read."""
+"""Short generations, for people to read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+PROMPT = 24
 TOKENS = 16
+
+
+def samples(models: Mapping[str, Any], tokenizer: Any, ids: Tensor) -> dict[str, str]:
+    """The text of the first `ids` (length) as "prompt", and how each model goes on; empty where they do not write."""
+    if tokenizer is None or not all(model.can_generate() for model in models.values()):
+        return {}
+    prompt = tokenizer.decode(ids[:PROMPT], skip_special_tokens=True)
+    return {"prompt": prompt, **{name: sample(model, tokenizer, prompt) for name, model in models.items()}}
 
 
 @torch.inference_mode()

@@ -47,9 +47,11 @@ class Tasks:
 def find(names: Sequence[str], limit: int | None, *, run_code: bool) -> Tasks:
     """The named tasks, groups or tags of tasks, looked up without running or loading any of them.
 
-    Raises `ModelError` where the harness is not installed, does not know a task, or would run code that the model
-    writes without the user's leave.
+    Raises `ModelError` where the limit leaves nothing, and where the harness is not installed, does not know a task, or
+    would run code that the model writes without the user's leave.
     """
+    if limit is not None and limit < 1:
+        raise ModelError(f"A limit of {limit} examples leaves nothing to run; give --limit of at least 1.")
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:

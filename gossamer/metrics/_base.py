@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from gossamer import discover
 from gossamer.vocabulary import Shape
 
 
@@ -35,6 +36,13 @@ class Metric(ABC):
     def blind(self) -> bool:
         """Whether some statistic is all zero: no token came by, or nothing of it went on to the output."""
         return any(not self.statistics[name].any() for name in self.needs)
+
+
+def metric(name: str) -> type[Metric]:
+    """The metric with this name."""
+    import gossamer.metrics as room
+
+    return discover.load(room, name, Metric)  # type: ignore[type-abstract]
 
 
 class KroneckerMetric(Metric):

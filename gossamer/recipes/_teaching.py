@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gossamer.errors import ModelError, NumericsError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.recipes.measuring import default_work, recalled, windows_for
-from gossamer.recipes.pricing import Clock
+from gossamer.recipes.pricing import Clock, located
 from gossamer.sites import passes_dtype
 from gossamer.vocabulary import Progress, Score, Settings
 
@@ -72,6 +72,7 @@ def teach(
         saving.free_output(Path(out), 0)
     if not 0 < rate < float("inf"):
         raise NumericsError(f"A rate of {rate:g} cannot {verb}; give a positive one, as 0.0001.")
+    Settings(seed=seed)  # refuses one that cannot be
     if text is not None:
         data.read(text)
     workspace = Workspace(Path(work or default_work()))
@@ -112,7 +113,7 @@ def teach(
         "gossamer": version("gossamer"),
         "model": history[-1]["model"] if dense is None else dense,
         "digest": original.digest,
-        "settings": {**asdict(settings), "rate": rate},
+        "settings": {**asdict(located(settings)), "rate": rate},
         "calibration": lesson.identity(),
     }
     plugin.mark(opened.model, [*history, step])
@@ -132,12 +133,9 @@ def teach(
 
 
 def _settings(made: dict[str, Any], text: str | None, tokens: int, seed: int) -> Settings:
-    """Those of the compression, but for what the call says; a model's own writing is read again, and no more of it."""
-    own = text is None and made["text"] is None
-    return Settings(
-        text=text or made["text"],
-        tokens=made["tokens"] if own and not tokens else tokens,
-        window=made["window"],
-        seed=made["seed"] if own else seed,
-        dtype=made["dtype"],
-    )
+    """Those the folder was made with, but for what the call says; a model's own writing is the same as then."""
+    known = {field.name for field in fields(Settings)}
+    settings = Settings(**{name: value for name, value in made.items() if name in known})
+    if text is None and settings.text is None:
+        return replace(settings, tokens=tokens or settings.tokens)
+    return replace(settings, text=text or settings.text, tokens=tokens, seed=seed)

@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from gossamer import data, discover, methods, metrics
+from gossamer import data, methods, metrics
 from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import read_json, write_json, write_text
 from gossamer.data import Windows
-from gossamer.errors import BudgetError, GossamerError, OutputError, TextError
+from gossamer.errors import BudgetError, GossamerError, OutputError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
-from gossamer.metrics import Metric
 from gossamer.recipes.compress import build
-from gossamer.recipes.measuring import default_work, longest_window
+from gossamer.recipes.measuring import default_work, windows_of
 from gossamer.recipes.planning import make_plan
 from gossamer.recipes.pricing import Priced, price_model
 from gossamer.recipes.probing import probed
@@ -64,7 +63,7 @@ def compare(
     identity = _identity(model, base, test, test_tokens, test_window, work)
     out = Path(out)
     cells = _kept(out, identity)
-    needs = sorted({need for row in rows.values() for need in _metric(row).needs})
+    needs = sorted({need for row in rows.values() for need in metrics.metric(row.metric).needs})
     for name, row in rows.items():
         lacking = {key: b for key, b in budgets.items() if "perplexity" not in cells.get(f"{name} {key}", {})}
         if not lacking:
@@ -85,14 +84,8 @@ def _open(base: Settings) -> dict[str, Any]:
     return {name: value for name, value in asdict(base).items() if name not in named}
 
 
-def _metric(settings: Settings) -> type[Metric]:
-    return discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
-
-
 def _identity(model: str, base: Settings, test: str, test_tokens: int, test_window: int, work: Path) -> dict[str, Any]:
     opened = open_model(model, work, base.dtype)
-    if opened.tokenizer is None:
-        raise TextError(f"{model} has no tokenizer, so no text can be read for it.")
     windows = _windows(opened, test, test_tokens, test_window)
     text = None if base.text is None else data.digest(data.read(base.text))
     calibration = {**_open(base), "text": text}
@@ -100,9 +93,8 @@ def _identity(model: str, base: Settings, test: str, test_tokens: int, test_wind
 
 
 def _windows(opened: Opened, test: str, tokens: int, window: int) -> Windows:
-    window = longest_window(opened.model, window)
-    windows = data.cut(data.read(test), Path(test).name, opened.tokenizer, window)
-    return replace(windows, ids=windows.ids[: max(1, tokens // window)]) if tokens else windows
+    windows = windows_of(opened, data.read(test), Path(test).name, window)
+    return replace(windows, ids=windows.ids[: max(1, tokens // windows.ids.shape[1])]) if tokens else windows
 
 
 def _kept(out: Path, identity: Mapping[str, Any]) -> Cells:

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from gossamer import budgets, data, discover, sites, solvers
-from gossamer.budgets import Allocator
+from gossamer import data, sites, solvers
 from gossamer.budgets._base import affordable
 from gossamer.checkpoints import plugin, saving
 from gossamer.checkpoints.opening import Opened
@@ -22,7 +21,8 @@ from gossamer.data import Windows
 from gossamer.errors import BudgetError, PlanError, TextError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import give_back, peak_bytes
-from gossamer.evaluation.sample import sample
+from gossamer.evaluation.sample import samples
+from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
 from gossamer.recipes.prices import Weights, factors_path, weight_of
@@ -32,6 +32,7 @@ from gossamer.reports import report_page
 from gossamer.vocabulary import (
     NO_COST,
     Budget,
+    Curve,
     Option,
     Plan,
     PlanFile,
@@ -70,9 +71,7 @@ def compress(
     Raises a `GossamerError` that says what to do; nothing is left half-written.
     """
     settings = settings or Settings()
-    if test is not None:
-        data.read(test)
-    priced = _price(model, budget, settings, out, work, progress)
+    priced = _price(model, budget, settings, out, test, work, progress)
     plan = make_plan(priced.offer, budget, settings.allocator)
     rival = None
     if settings.allocator != BASELINE:
@@ -91,7 +90,7 @@ def plan(
 ) -> Plan:
     """The plan alone, to be read, edited and given to `apply`."""
     settings = settings or Settings()
-    return make_plan(_price(model, budget, settings, None, work, progress).offer, budget, settings.allocator)
+    return make_plan(_price(model, budget, settings, None, None, work, progress).offer, budget, settings.allocator)
 
 
 def apply(
@@ -114,6 +113,8 @@ def apply(
         raise PlanError(f"{path}: {error}") from error
     if out is not None:
         saving.free_output(Path(out), 0)
+    if test is not None:
+        data.read(test)
 
     def same(opened: Opened, found: Sequence[Site], groups: Narrowings) -> None:
         if opened.digest != file.digest:
@@ -121,22 +122,23 @@ def apply(
                 f"{path} was made for a model with digest {file.digest}, and {file.model} has {opened.digest}; "
                 "make a new plan with 'gossamer plan'."
             )
+        strangers = sorted(set(file.choices) ^ {site.name for site in found})
+        if strangers:
+            raise PlanError(f"{path} and the model do not name the same layers; {strangers[0]} is in one of them only.")
+        _looked_up(*unpriced(opened, found, groups, file.settings), file)
+        _trial_text(opened, test, file.settings)
 
     priced = price_model(file.model, file.settings, work=work, check=same, progress=progress)
-    curves = {curve.site: curve for curve in priced.curves}
-    strangers = sorted(set(file.choices) ^ set(curves))
-    if strangers:
-        raise PlanError(f"{path} and the model do not name the same layers; {strangers[0]} is in one of them only.")
-    choices = _looked_up(priced, file)
+    choices = _looked_up(priced.curves, priced.joints, file)
     made = planned(priced.offer, file.budget, file.allocator, choices, 0.0)
     return carry_out(priced, made, out, rival=None, test=test, progress=progress)
 
 
-def _looked_up(priced: Priced, file: PlanFile) -> dict[str, Option]:
-    """The priced options that a plan file names; members of a bottleneck narrow to one width or not at all."""
-    curves = {curve.site: curve for curve in priced.curves}
+def _looked_up(found: Sequence[Curve], joints: Sequence[Joint], file: PlanFile) -> dict[str, Option]:
+    """The options that a plan file names; members of a bottleneck narrow to one width or not at all."""
+    curves = {curve.site: curve for curve in found}
     choices: dict[str, Option] = {}
-    for joint in priced.joints:
+    for joint in joints:
         asked = {site.name: file.choices[site.name] for site in joint.group.members}
         if any(structure == joint.kind.name for structure, _ in asked.values()):
             if len(set(asked.values())) > 1:
@@ -149,12 +151,19 @@ def _looked_up(priced: Priced, file: PlanFile) -> dict[str, Option]:
 
 
 def _price(
-    model: str, budget: Budget, settings: Settings, out: Path | str | None, work: Path | str | None, progress: Progress
+    model: str,
+    budget: Budget,
+    settings: Settings,
+    out: Path | str | None,
+    test: str | None,
+    work: Path | str | None,
+    progress: Progress,
 ) -> Priced:
     """`price_model`, after checking what can be checked before the slow part."""
-    discover.load(budgets, settings.allocator, Allocator)  # type: ignore[type-abstract]
     if out is not None:
         saving.free_output(Path(out), 0)
+    if test is not None:
+        data.read(test)
 
     def feasible(opened: Opened, found: Sequence[Site], groups: Narrowings) -> None:
         curves, joints = unpriced(opened, found, groups, settings)
@@ -163,6 +172,7 @@ def _price(
         most = limit(total, dense, budget)
         bundles = bundled(curves, joints_for(joints, settings, settings.allocator), {}, budget.unit)
         affordable([b.curve for b in bundles], most, budget.unit, fixed)
+        _trial_text(opened, test, settings)
         if out is not None:
             saving.free_output(Path(out), total.bytes - dense.bytes + dense.bytes * most // dense.of(budget.unit))
 
@@ -216,7 +226,7 @@ def carry_out(
     rivals = {p.allocator: d for p, d in zip(plans, race.divergences, strict=True)} if rival else {}
     small, plan, score = built[race.best], plans[race.best], race.score
     del built
-    samples = _samples(priced, small, windows)
+    written = samples({"dense": priced.opened.model, "compressed": small}, priced.opened.tokenizer, windows.ids[0])
     clock.lap("judge")
     paid = _paid(priced, small, plan)
     clock.lap("check")
@@ -245,7 +255,7 @@ def carry_out(
         paid=paid,
         rivals=rivals,
         rival_windows=race.windows if rivals else 0,
-        samples=samples,
+        samples=written,
         seconds={**priced.seconds, **clock.laps},
         peak_memory=peak_bytes(),
         notes=priced.notes,
@@ -289,16 +299,9 @@ def _paid(priced: Priced, small: Any, plan: Plan) -> float:
 
 def _trial(priced: Priced, test: str | None) -> tuple[Any, Windows]:
     """The dense model and the windows that judge; what it says of the held-out ones need not be worked out twice."""
-    if test is None:
-        return priced.recalled, priced.held_out
-    cut = data.cut(data.read(test), test, priced.opened.tokenizer, priced.held_out.ids.shape[1])
-    return priced.opened.model, cut
+    cut = _trial_text(priced.opened, test, priced.settings)
+    return (priced.recalled, priced.held_out) if cut is None else (priced.opened.model, cut)
 
 
-def _samples(priced: Priced, small: Any, windows: Windows) -> dict[str, str]:
-    tokenizer = priced.opened.tokenizer
-    if tokenizer is None or not priced.opened.model.can_generate():
-        return {}
-    prompt = tokenizer.decode(windows.ids[0, :24], skip_special_tokens=True)
-    models = {"dense": priced.opened.model, "compressed": small}
-    return {"prompt": prompt, **{name: sample(model, tokenizer, prompt) for name, model in models.items()}}
+def _trial_text(opened: Opened, test: str | None, settings: Settings) -> Windows | None:
+    return None if test is None else windows_of(opened, data.read(test), test, settings.window)

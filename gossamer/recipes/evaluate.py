@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from gossamer import data
-from gossamer.checkpoints import plugin
-from gossamer.checkpoints.opening import Opened, open_model, open_original
+from gossamer.checkpoints import plugin, saving
+from gossamer.checkpoints.opening import open_model, open_original
 from gossamer.checkpoints.store import write_json
-from gossamer.errors import OutputError, TextError
+from gossamer.data import Windows
+from gossamer.errors import ModelError, TextError
 from gossamer.evaluation import fidelity, tasks
-from gossamer.evaluation.sample import sample
-from gossamer.recipes.measuring import default_work, longest_window
+from gossamer.evaluation.sample import samples
+from gossamer.recipes.measuring import default_work, windows_of
 from gossamer.vocabulary import Progress, Score, silent
 
 
@@ -51,34 +52,35 @@ def evaluate(
     Raises `TextError` where no text is known, `ModelError` where the dense model is not the one compressed, or a task
     cannot be run.
     """
-    if out is not None and out.exists():
-        raise OutputError(f"{out} exists; give --out the name of a new file.")
+    if out is not None:
+        saving.new_file(out)
     if tokens < 0 or window < 2:
         raise TextError("Judging needs --tokens of at least 0 (0 for all) and a --window of at least 2.")
+    if not task_names and (limit is not None or run_code):
+        raise ModelError("A limit of examples and leave to run code are for tasks; name some with --tasks.")
     asked = tasks.find(task_names, limit, run_code=run_code) if task_names else None
     cache = Path(work or default_work())
     opened = open_model(name, cache)
     history = plugin.history_of(opened.model)
-    source, seen = (text, 0) if text else _unread(history)
+    source = text or (history[-1]["settings"]["text"] if history else None)
     if source is None:
         raise TextError(f"There is no text to judge {name} by; give one with --text FILE.")
-    if opened.tokenizer is None:
-        raise TextError(f"{name} has no tokenizer, so no text can be read for it.")
     original = open_original(opened, cache, dense)
-    windows = data.cut(data.read(source), source, opened.tokenizer, longest_window(opened.model, window))
+    windows = windows_of(opened, data.read(source), source, window)
     length = windows.ids.shape[1]
-    skipped = -(-seen // length)
+    skipped = 0 if text else -(-_seen(history, windows) // length)
     if skipped >= len(windows.ids):
         raise TextError(f"Calibration read {source} to its end; give another text with --text FILE.")
     last = skipped + max(1, tokens // length) if tokens else None
     windows = replace(windows, ids=windows.ids[skipped:last])
     reference = original or opened
     score = fidelity.compare(reference.model, [opened.model], windows, progress=progress)[0]
+    models = {"dense": original.model, "compressed": opened.model} if original else {"model": opened.model}
     found = Evaluation(
         model=name,
         dense=None if original is None else original.name,
         score=score,
-        samples=_samples(opened, original, windows.ids[0, :24]),
+        samples=samples(models, opened.tokenizer, windows.ids[0]),
         tasks=asked.run(opened.model, opened.tokenizer) if asked else {},
     )
     if out is not None:
@@ -86,19 +88,11 @@ def evaluate(
     return found
 
 
-def _unread(history: list[dict[str, Any]]) -> tuple[str | None, int]:
-    """The text that a model was calibrated on, and how many of its tokens were read."""
-    if not history:
-        return None, 0
-    read = history[-1]["calibration"]
-    return history[-1]["settings"]["text"], read["windows"] * read["window"]
-
-
-def _samples(opened: Opened, original: Opened | None, ids: Any) -> dict[str, str]:
-    if not opened.model.can_generate():
-        return {}
-    prompt = opened.tokenizer.decode(ids, skip_special_tokens=True)
-    texts = {"prompt": prompt}
-    if original is not None:
-        texts["dense"] = sample(original.model, original.tokenizer, prompt)
-    return {**texts, "compressed" if original else "model": sample(opened.model, opened.tokenizer, prompt)}
+def _seen(history: list[dict[str, Any]], windows: Windows) -> int:
+    """How many tokens of this text any step has read; raises `TextError` where it is not the text that was read."""
+    read = [step["calibration"] for step in history]
+    if read[-1]["text_sha256"] != windows.text_sha256:
+        raise TextError(
+            f"{windows.source} is not what calibration read: its text has changed since; give one with --text FILE."
+        )
+    return max(int(r["windows"] * r["window"]) for r in read if r["text_sha256"] == windows.text_sha256)

@@ -63,6 +63,20 @@ def longest_window(model: Any, wanted: int) -> int:
     return min(wanted, *(getattr(model.config, k, wanted) for k in ("max_position_embeddings", "n_positions")))
 
 
+def windows_of(opened: Opened, text: str, source: str, longest: int) -> Windows:
+    """The text in windows of `longest` tokens, or of as many as the model reads; raises `TextError`."""
+    if opened.tokenizer is None:
+        raise TextError(f"{opened.name} has no tokenizer, so no text can be read for it.")
+    windows = data.cut(text, source, opened.tokenizer, longest_window(opened.model, longest))
+    vocabulary, most = opened.model.get_input_embeddings().weight.shape[0], int(windows.ids.max())
+    if most >= vocabulary:
+        raise TextError(
+            f"{opened.name} knows {vocabulary} tokens and its tokenizer gives id {most}; the tokenizer belongs to "
+            "another model."
+        )
+    return windows
+
+
 def windows_for(
     opened: Opened, settings: Settings, text: str | None, workspace: Workspace, progress: Progress = silent
 ) -> tuple[Windows, Windows]:
@@ -71,15 +85,7 @@ def windows_for(
     if text is None or settings.text is None:
         whole = _own_writing(opened, settings, length, workspace, progress)
     else:
-        if opened.tokenizer is None:
-            raise TextError(f"{opened.name} has no tokenizer, so no text can be read for it.")
-        whole = data.cut(text, settings.text, opened.tokenizer, length)
-    vocabulary = opened.model.get_input_embeddings().weight.shape[0]
-    if int(whole.ids.max()) >= vocabulary:
-        raise TextError(
-            f"{opened.name} knows {vocabulary} tokens and its tokenizer gives id {int(whole.ids.max())}; the tokenizer "
-            "belongs to another model."
-        )
+        whole = windows_of(opened, text, settings.text, length)
     held = min(HELD_OUT, max(1, len(whole.ids) // 10))
     if len(whole.ids) < 2:
         raise TextError(f"{whole.source} fills one window of {length} tokens; two are needed, one to judge by.")

@@ -51,7 +51,7 @@ class Offer:
 
     @property
     def metric(self) -> type[Metric]:
-        return discover.load(metrics, self.settings.metric, Metric)  # type: ignore[type-abstract]
+        return metrics.metric(self.settings.metric)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def price_model(
     """
     workspace = Workspace(Path(work or default_work()))
     clock = Clock()
-    metric = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
+    metric = metrics.metric(settings.metric)
+    discover.load(budgets, settings.allocator, Allocator)  # type: ignore[type-abstract]
     forms = rewriting(settings.structures)
     if not settings.structures or any(form.name == "dense" for form in forms):
         raise PlanError(
@@ -175,7 +176,12 @@ def _influences(
     """The influence of every site's block, where the allocator looks at it; measured once for a model and a text."""
     if not discover.load(budgets, settings.allocator, Allocator).influence:  # type: ignore[type-abstract]
         return {}
-    identity = {"format": FORMAT, "model": opened.digest, "text": {**calibration.identity(), "source": None}}
+    identity = {
+        "format": FORMAT,
+        "model": opened.digest,
+        "text": {**calibration.identity(), "source": None},
+        "at": [site.name for site in found],
+    }
     path = workspace.folder("influence", identity) / "influence.json"
     if not path.exists():
         write_json(path, block_influence(opened.model, found, calibration.ids, progress=progress))
@@ -211,7 +217,7 @@ def _priced(
     progress: Progress,
 ) -> tuple[tuple[Curve, ...], tuple[Joint, ...], Path, tuple[str, ...]]:
     """(the curves, the groups that may narrow, the folder of what solvers keep, notes about sites without a price)."""
-    metric: type[Metric] = discover.load(metrics, settings.metric, Metric)  # type: ignore[type-abstract]
+    metric = metrics.metric(settings.metric)
     wanted = {"statistics": identity_digest(measured), "metric": settings.metric}
     identity = {"format": FORMAT, **wanted, "structures": sorted(settings.structures)}
     folder = workspace.folder("curves", identity)
@@ -281,8 +287,11 @@ def expression(
 
 def identity_of(priced: Priced) -> dict[str, Any]:
     """What a result rests on, for its history."""
-    text = priced.settings.text
-    if text is not None and Path(text).is_file():
-        text = str(Path(text).resolve())
-    settings = asdict(replace(priced.settings, text=text))
+    settings = asdict(located(priced.settings))
     return {"settings": settings, "digest": priced.opened.digest, "calibration": priced.calibration.identity()}
+
+
+def located(settings: Settings) -> Settings:
+    """The same with the full path of the text, where it is a file."""
+    text = settings.text
+    return replace(settings, text=str(Path(text).resolve())) if text is not None and Path(text).is_file() else settings

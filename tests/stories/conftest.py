@@ -84,22 +84,25 @@ def run():
 
 
 @pytest.fixture(scope="session")
-def refused(run):
-    """A function: the command must fail with one sentence, which is returned."""
+def refused(run, tmp_path_factory):
+    """A function: the command must fail with one sentence, which is returned; `early` before any step has begun."""
 
-    def sentence(*words: Any) -> str:
-        told = run(*words)
+    def sentence(*words: Any, early: bool = False) -> str:
+        # Where the working folder holds everything, nothing slow is left to be late for.
+        told = run(*words, *(("--work", tmp_path_factory.mktemp("nothing")) if early else ()))
         assert told.code == 1, f"exit code {told.code}; {told.out}{told.err}"
         # In a pipe every step says a line before it begins.
-        lines = [line for line in told.err.strip().splitlines() if not re.fullmatch(r"[a-z ]+: \d+", line)]
+        said = told.err.strip().splitlines()
+        lines = [line for line in said if not re.fullmatch(r"[a-z ]+: \d+", line)]
+        assert not early or lines == said, told.err
         assert len(lines) == 1, told.err
         assert lines[0].startswith("error: "), told.err
         assert "Traceback" not in told.out + told.err
         assert not told.out.strip(), f"it printed a result before it failed: {told.out}"
-        said = lines[0].removeprefix("error: ")
-        assert said[:1].isalnum() or said[:1] in "/.'", said
-        assert len(said) < 700, said
-        return said
+        why = lines[0].removeprefix("error: ")
+        assert why[:1].isalnum() or why[:1] in "/.'", why
+        assert len(why) < 700, why
+        return why
 
     return sentence
 

@@ -23,11 +23,11 @@ def spend(run, model_folder, tiny, work, tmp_path):
 
 
 @pytest.fixture
-def turned_down(refused, model_folder, tiny, work, tmp_path):
+def turned_down(refused, model_folder, tiny, tmp_path):
     """A function: these budget options must be refused, before anything is written."""
 
     def of(*words, kind=KIND):
-        said = refused("compress", model_folder(kind), *words, "--out", tmp_path / "out", "--work", work, *tiny)
+        said = refused("compress", model_folder(kind), *words, "--out", tmp_path / "out", *tiny, early=True)
         assert not list(tmp_path.iterdir())
         return said
 

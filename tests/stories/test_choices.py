@@ -49,8 +49,8 @@ def first(default, names, fits):
 def chosen(run, model_folder, load, answers, tiny, work, tmp_path):
     """A function: compress with these options → (plan, folder), after checking that the folder loads and answers."""
 
-    def of(*words, kind="llama", keep=0.5):
-        out = tmp_path / "out"
+    def of(*words, kind="llama", keep=0.5, out="out"):
+        out = tmp_path / out
         told = run("compress", model_folder(kind), "--keep", keep, *words, "--out", out, "--work", work, *tiny)
         assert told.code == 0, told.err
         assert answers(load(out, kind)).isfinite().all()
@@ -92,10 +92,10 @@ def test_every_structure_of_fewer_numbers(structure, chosen, load):
     [("covariance", "low_rank", ("LowRank", "Covariance")), ("activation", "tensor_train", ("Tensor", "Activation"))],
 )
 def test_a_metric_that_no_solver_honours_for_a_structure_is_refused(
-    metric, structure, named, refused, model_folder, tiny, work, tmp_path
+    metric, structure, named, refused, model_folder, tiny, tmp_path
 ):
-    words = ("--keep", 0.5, "--metric", metric, "--structures", structure, "--work", work, *tiny)
-    said = refused("compress", model_folder("llama"), *words, "--out", tmp_path / "out")
+    words = ("--keep", 0.5, "--metric", metric, "--structures", structure, *tiny)
+    said = refused("compress", model_folder("llama"), *words, "--out", tmp_path / "out", early=True)
     assert all(name in said for name in named)
 
 
@@ -124,7 +124,8 @@ def test_the_order_of_structures_does_not_matter(run, model_folder, tiny, work, 
 def test_every_allocator(allocator, chosen):
     plan, out = chosen("--allocator", allocator)
     report = json.loads((out / "report.json").read_text())
-    assert plan["allocator"] == report["allocator"]
+    assert plan["settings"]["allocator"] == allocator
+    assert plan["allocator"] in {allocator, "uniform"}
     if allocator == "uniform":
         assert plan["allocator"] == "uniform"
         assert report["rivals"] == {}
@@ -136,6 +137,14 @@ def test_every_allocator(allocator, chosen):
 def test_every_allocator_keeps_the_budget_where_a_layer_cannot_shrink(allocator, chosen):
     """An encoder's pooler is never reached and stays dense: the other layers must make up for it."""
     chosen("--allocator", allocator, kind="bert")
+
+
+def test_what_was_found_of_the_layers_alone_does_not_stand_for_the_embeddings_too(chosen):
+    """In one working folder: what an allocator looks at belongs to the very weights that are decided on."""
+    words = ("--structures", "low_rank", "--allocator", "block_influence")
+    chosen(*words, out="layers")
+    plan, _ = chosen(*words, "--embeddings", out="all")
+    assert "model.embed_tokens" in plan["choices"]
 
 
 def test_uniform_gives_equal_layers_equal_ranks(chosen):

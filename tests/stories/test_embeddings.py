@@ -213,18 +213,7 @@ def test_layers_may_be_inspected_and_methods_compared_with_them(run, model_folde
     ],
     ids=["metric", "tensor train", "bottlenecks", "sparse"],
 )
-def test_what_tables_cannot_become_is_refused(words, said, refused, model_folder, tiny, work, tmp_path):
-    told = refused(
-        "compress",
-        model_folder("llama"),
-        "--keep",
-        0.6,
-        "--embeddings",
-        *words,
-        *tiny,
-        "--work",
-        work,
-        "--out",
-        tmp_path / "out",
-    )
+def test_what_tables_cannot_become_is_refused(words, said, refused, model_folder, tiny, tmp_path):
+    words = ("--keep", 0.6, "--embeddings", *words, *tiny)
+    told = refused("compress", model_folder("llama"), *words, "--out", tmp_path / "out", early=True)
     assert said in told and "leave --embeddings out" in told

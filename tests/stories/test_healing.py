@@ -95,8 +95,8 @@ def test_interrupted_it_goes_on_and_ends_the_same(often, compressed, tmp_path):
     assert not list((tmp_path / "b").glob("heal-*/state*"))
 
 
-def test_a_dense_model_is_refused(refused, model_folder, work, tmp_path):
-    said = refused("heal", model_folder("llama"), "--out", tmp_path / "out", "--work", work)
+def test_a_dense_model_is_refused(refused, model_folder, tmp_path):
+    said = refused("heal", model_folder("llama"), "--out", tmp_path / "out", early=True)
     assert "not a model that gossamer compressed" in said
     assert not (tmp_path / "out").exists()
 

@@ -138,11 +138,10 @@ def test_the_right_dense_model_elsewhere(judged, compressed, copied):
     assert found["dense"] == str(copy)
 
 
-def test_the_wrong_dense_model(refused, compressed, model_folder, work, tmp_path):
+def test_the_wrong_dense_model(refused, compressed, model_folder, tmp_path):
     path = tmp_path / "score.json"
-    said = refused(
-        "evaluate", compressed("llama").folder, "--dense", model_folder("qwen2"), "--out", path, "--work", work
-    )
+    words = ("--dense", model_folder("qwen2"), "--out", path)
+    said = refused("evaluate", compressed("llama").folder, *words, early=True)
     assert "--dense" in said
     assert not path.exists()
 
@@ -152,7 +151,7 @@ def test_a_dense_model_that_is_gone(run, refused, copied, tiny, work, tmp_path):
     out = tmp_path / "out"
     assert run("compress", folder, "--keep", 0.6, *tiny, "--work", work, "--out", out).code == 0
     folder.rename(tmp_path / "moved")
-    said = refused("evaluate", out, "--window", 32, "--work", work)
+    said = refused("evaluate", out, "--window", 32, early=True)
     assert "--dense" in said, "the user named the compressed folder; the way out is to say where the dense one went"
 
 
@@ -162,8 +161,32 @@ def test_a_text_that_is_gone(run, refused, model_folder, text_file, work, tmp_pa
     words = ("--text", text, "--tokens", 1024, "--window", 32, "--work", work, "--out", tmp_path / "out")
     assert run("compress", model_folder("llama"), "--keep", 0.6, *words).code == 0
     text.unlink()
-    said = refused("evaluate", tmp_path / "out", "--window", 32, "--work", work)
+    said = refused("evaluate", tmp_path / "out", "--window", 32, early=True)
     assert str(text) in said
+
+
+def test_a_text_that_was_replaced_is_noticed(run, refused, model_folder, text_file, work, tmp_path):
+    text = tmp_path / "words.txt"
+    text.write_bytes(text_file.read_bytes())
+    words = ("--text", text, "--tokens", 1024, "--window", 32, "--work", work, "--out", tmp_path / "out")
+    assert run("compress", model_folder("llama"), "--keep", 0.6, *words).code == 0
+    text.write_text("w5 w6 w7 w8 " * 400)
+    said = refused("evaluate", tmp_path / "out", "--window", 32, early=True)
+    assert f"{text} is not what calibration read" in said
+    told = run("evaluate", tmp_path / "out", "--window", 32, "--text", text, "--work", work)
+    assert told.code == 0, "whoever names a text is taken at their word"
+
+
+@pytest.mark.parametrize("tokens", [256, 2048])
+def test_what_any_step_has_read_does_not_judge(tokens, run, judged, compressed, work, tmp_path):
+    """Compressing read 1,024 tokens; refining after it reads fewer, or more."""
+    small, refined = compressed("llama").folder, tmp_path / "refined"
+    words = ("--tokens", tokens, "--rate", 0.003, "--out", refined, "--work", work)
+    assert run("refine", small, *words).code == 0
+    whole, _ = judged(small, "--window", 32, "--tokens", 0)
+    unread = whole["score"]["protocol"]["windows"] - (max(tokens, 1024) - 1024) // 32
+    rest, _ = judged(refined, "--window", 32, "--tokens", 0)
+    assert rest["score"]["protocol"]["windows"] == unread
 
 
 def test_a_compression_is_judged_from_any_folder(run, model_folder, text_file, work, tmp_path, monkeypatch):
@@ -185,20 +208,26 @@ def test_a_compression_is_judged_from_any_folder(run, model_folder, text_file, w
         (("--tokens", -5), "tokens"),
         (("--text", "/no/such/text"), "no text file"),
         (("--tasks", "arc_easy", "--tokens", 64), "lm-evaluation-harness"),
+        (("--tasks", "arc_easy", "--limit", 0), "limit of 0 examples"),
+        (("--tasks", "arc_easy", "--limit", -3), "limit of -3 examples"),
+        (("--limit", 5), "name some with --tasks"),
+        (("--run-code",), "name some with --tasks"),
     ],
 )
-def test_a_mistake_in_judging(words, said, refused, compressed, work):
-    assert said in refused("evaluate", compressed("llama").folder, "--work", work, *words)
+def test_a_mistake_in_judging(words, said, refused, compressed):
+    assert said in refused("evaluate", compressed("llama").folder, *words, early=True)
 
 
-def test_a_dense_model_needs_a_text(refused, model_folder, work):
-    assert "--text FILE" in refused("evaluate", model_folder("llama"), "--work", work)
+def test_a_dense_model_needs_a_text(refused, model_folder):
+    assert "--text FILE" in refused("evaluate", model_folder("llama"), early=True)
 
 
-def test_a_result_is_not_overwritten(refused, compressed, work, tmp_path):
+def test_a_result_is_not_overwritten(refused, compressed, tmp_path):
     (tmp_path / "score.json").write_text("precious")
-    said = refused("evaluate", compressed("llama").folder, "--out", tmp_path / "score.json", "--work", work)
+    said = refused("evaluate", compressed("llama").folder, "--out", tmp_path / "score.json", early=True)
     assert "exists" in said
+    below = tmp_path / "score.json" / "score.json"
+    assert "is a file" in refused("evaluate", compressed("llama").folder, "--out", below, early=True)
     assert (tmp_path / "score.json").read_text() == "precious"
 
 

@@ -31,6 +31,14 @@ def test_a_causal_model_writes_its_own_text(kind, run, model_folder, load, answe
     assert answers(load(out, kind)).isfinite().all()
 
 
+@pytest.mark.parametrize("command", ["compress", "plan", "compare"])
+def test_it_has_no_end_to_read_to(command, refused, model_folder, text_file, tmp_path):
+    more = ("--test", text_file, "--methods", "svd") if command == "compare" else ("--keep", 0.6)
+    words = (command, model_folder("llama"), *more, "--tokens", 0, "--out", tmp_path / "out")
+    assert "how many --tokens" in refused(*words, early=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_was_written_is_kept(run, model_folder, tmp_path, monkeypatch):
     words = ("compress", model_folder("llama"), *FEW, "--work", tmp_path / "work")
     assert run(*words, "--keep", 0.6, "--out", tmp_path / "first").code == 0
@@ -97,9 +105,7 @@ def test_interrupted_writing_goes_on(model_folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["bert", "bert_mlm"])
 def test_an_encoder_asks_for_a_text(kind, refused, model_folder, tmp_path):
-    said = refused(
-        "compress", model_folder(kind), "--keep", 0.6, *FEW, "--out", tmp_path / "out", "--work", tmp_path / "work"
-    )
+    said = refused("compress", model_folder(kind), "--keep", 0.6, *FEW, "--out", tmp_path / "out", early=True)
     assert "--text FILE" in said
     assert not (tmp_path / "out").exists()
 
@@ -118,11 +124,12 @@ def test_a_model_without_a_tokenizer_cannot_read_a_text(refused, copied, tiny, t
     folder = copied("llama")
     for path in folder.glob("tokenizer*"):
         path.unlink()
-    said = refused("compress", folder, "--keep", 0.6, *tiny, "--out", tmp_path / "out", "--work", tmp_path / "work")
-    assert "tokenizer" in said
+    words = ("compress", folder, "--keep", 0.6, "--out", tmp_path / "out")
+    assert "tokenizer" in refused(*words, *tiny, early=True)
+    assert "tokenizer" in refused(*words, *FEW, "--test", tiny[1], early=True)
 
 
 def test_evaluate_asks_for_a_text_where_there_was_none(run, refused, model_folder, tmp_path):
     out, work = tmp_path / "out", tmp_path / "work"
     assert run("compress", model_folder("llama"), "--keep", 0.6, *FEW, "--out", out, "--work", work).code == 0
-    assert "--text FILE" in refused("evaluate", out, "--window", 32, "--work", work)
+    assert "--text FILE" in refused("evaluate", out, "--window", 32, early=True)

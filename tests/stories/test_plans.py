@@ -114,13 +114,13 @@ def test_members_of_an_mlp_narrow_to_one_width_and_another_may_be_chosen(run, na
         ({p: {"structure": "neurons", "size": 0} for p in ("gate_proj", "up_proj", "down_proj")}, "nearest is 1"),
     ],
 )
-def test_members_of_an_mlp_that_disagree_are_refused(change, said, narrow, refused, work, tmp_path):
+def test_members_of_an_mlp_that_disagree_are_refused(change, said, narrow, refused, tmp_path):
     plan = json.loads(json.dumps(narrow))
     for part, choice in change.items():
         plan["choices"][f"model.layers.1.mlp.{part}"] = choice
     path = tmp_path / "edited.json"
     path.write_text(json.dumps(plan), encoding="utf-8")
-    assert said in refused("apply", path, "--out", tmp_path / "out", "--work", work)
+    assert said in refused("apply", path, "--out", tmp_path / "out", early=True)
 
 
 def test_a_plan_says_what_it_predicts_and_for_what(planned, model_folder):
@@ -133,9 +133,9 @@ def test_a_plan_says_what_it_predicts_and_for_what(planned, model_folder):
     assert len(plan["choices"]) == 14
 
 
-def test_an_existing_plan_is_not_overwritten(refused, planned, model_folder, tiny, work):
+def test_an_existing_plan_is_not_overwritten(refused, planned, model_folder, tiny):
     before = planned.read_bytes()
-    said = refused("plan", model_folder("llama"), "--keep", 0.4, "--out", planned, "--work", work, *tiny)
+    said = refused("plan", model_folder("llama"), "--keep", 0.4, "--out", planned, *tiny, early=True)
     assert "exists" in said
     assert planned.read_bytes() == before
 
@@ -152,7 +152,11 @@ MISTAKES = {
     "no choices": (lambda p: p.pop("choices"), "not a plan.*choices"),
     "a setting nobody knows": (lambda p: p["settings"].update(colour="red"), "not a plan.*colour"),
     "an unknown metric": (lambda p: p["settings"].update(metric="taste"), "taste.*choose one of"),
+    "an unknown allocator": (lambda p: p["settings"].update(allocator="lottery"), "lottery.*choose one of"),
     "tokens in words": (lambda p: p["settings"].update(tokens="all"), "tokens.*no whole number"),
+    "tokens that are true": (lambda p: p["settings"].update(tokens=True), "tokens is True.*no whole number"),
+    "a tie in words": (lambda p: p["settings"].update(tie="no"), "tie is 'no'.*neither true nor false"),
+    "embeddings in words": (lambda p: p["settings"].update(embeddings="false"), "embeddings is 'false'.*neither"),
     "structures as one word": (lambda p: p["settings"].update(structures="low_rank"), "structures"),
     "a text that is a number": (lambda p: p["settings"].update(text=5), "text|not a plan"),
     "a budget that cannot be": (lambda p: p["budget"].update(amount=-1), "-1"),
@@ -162,37 +166,45 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_plan_with_a_mistake_is_refused(mistake, refused, edited, work, tmp_path):
+def test_a_plan_with_a_mistake_is_refused(mistake, refused, edited, tmp_path):
     change, words = MISTAKES[mistake]
     path = edited(change)
     before = Path(path).read_bytes()
-    said = refused("apply", path, "--out", tmp_path / "out", "--work", work)
+    said = refused("apply", path, "--out", tmp_path / "out", early=True)
     assert re.search(words, said), said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["edited.json"]
     assert Path(path).read_bytes() == before
 
 
-def test_a_plan_for_another_model_is_refused(refused, edited, model_folder, work, tmp_path):
+@pytest.mark.parametrize(("content", "words"), [(None, "no text file"), ("w1 w2", "fewer than one window")])
+def test_a_plan_is_not_carried_out_for_a_text_that_cannot_judge(content, words, refused, planned, tmp_path):
+    text = tmp_path / "test.txt"
+    if content:
+        text.write_text(content)
+    assert words in refused("apply", planned, "--test", text, "--out", tmp_path / "out", early=True)
+
+
+def test_a_plan_for_another_model_is_refused(refused, edited, model_folder, tmp_path):
     path = edited(lambda plan: plan.update(model=str(model_folder("qwen2"))))
-    assert "new plan" in refused("apply", path, "--out", tmp_path / "out", "--work", work)
+    assert "new plan" in refused("apply", path, "--out", tmp_path / "out", early=True)
 
 
-def test_a_plan_is_refused_once_a_weight_of_its_model_has_changed(refused, edited, copied, work, tmp_path):
+def test_a_plan_is_refused_once_a_weight_of_its_model_has_changed(refused, edited, copied, tmp_path):
     folder = copied("llama")
     weights = load_file(folder / "model.safetensors")
     weights[f"{LAYER}.weight"][0, 0] += 1
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     path = edited(lambda plan: plan.update(model=str(folder)))
-    assert "new plan" in refused("apply", path, "--out", tmp_path / "out", "--work", work)
+    assert "new plan" in refused("apply", path, "--out", tmp_path / "out", early=True)
 
 
-def test_a_plan_is_refused_once_its_model_computes_something_else(refused, edited, copied, work, tmp_path):
+def test_a_plan_is_refused_once_its_model_computes_something_else(refused, edited, copied, tmp_path):
     """The same weights under another activation function are another model, and other statistics."""
     folder = copied("llama")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
     path = edited(lambda plan: plan.update(model=str(folder)))
-    assert "new plan" in refused("apply", path, "--out", tmp_path / "out", "--work", work)
+    assert "new plan" in refused("apply", path, "--out", tmp_path / "out", early=True)
 
 
 @pytest.mark.parametrize(
@@ -206,22 +218,22 @@ def test_a_plan_is_refused_once_its_model_computes_something_else(refused, edite
         (b"{}", "not a plan"),
     ],
 )
-def test_a_file_that_is_no_plan_is_refused(content, words, refused, work, tmp_path):
+def test_a_file_that_is_no_plan_is_refused(content, words, refused, tmp_path):
     path = tmp_path / "plan.json"
     path.write_bytes(content)
-    assert words in refused("apply", path, "--out", tmp_path / "out", "--work", work)
+    assert words in refused("apply", path, "--out", tmp_path / "out", early=True)
     assert path.read_bytes() == content
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_that_is_not_there(refused, work, tmp_path):
-    said = refused("apply", tmp_path / "nowhere.json", "--out", tmp_path / "out", "--work", work)
+def test_a_plan_that_is_not_there(refused, tmp_path):
+    said = refused("apply", tmp_path / "nowhere.json", "--out", tmp_path / "out", early=True)
     assert "nowhere.json" in said
     assert "delete" not in said, "nobody should be told to delete a plan that they wrote"
 
 
-def test_a_model_folder_instead_of_a_plan(refused, model_folder, work, tmp_path):
-    refused("apply", model_folder("llama"), "--out", tmp_path / "out", "--work", work)
+def test_a_model_folder_instead_of_a_plan(refused, model_folder, tmp_path):
+    refused("apply", model_folder("llama"), "--out", tmp_path / "out", early=True)
 
 
 def test_the_plan_inside_a_folder_can_be_carried_out_again(run, compressed, work, tmp_path):

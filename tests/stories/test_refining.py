@@ -63,8 +63,26 @@ def test_a_refined_model_can_be_healed(compressed, tmp_path):
     assert [step["step"] for step in history_of(twice.model)] == ["compress", "refine", "heal"]
 
 
-def test_a_dense_model_is_refused(refused, model_folder, work, tmp_path):
-    said = refused("refine", model_folder("llama"), "--out", tmp_path / "out", "--work", work)
+def test_every_step_says_what_the_folder_was_made_with(
+    run, model_folder, text_file, tiny, work, load, tmp_path, monkeypatch
+):
+    """And where its text lies, wherever that was named from."""
+    asked = ("--keep", 0.6, "--method", "two_sided", "--embeddings", *tiny)
+    told = run("compress", model_folder("llama"), *asked, "--out", tmp_path / "once", "--work", work)
+    assert told.code == 0, told.err
+    monkeypatch.chdir(text_file.parent)
+    for verb, before, after in (("refine", "once", "twice"), ("heal", "twice", "thrice")):
+        words = (*GENTLY, "--text", text_file.name, "--tokens", 2048, "--work", work)
+        told = run(verb, tmp_path / before, *words, "--out", tmp_path / after)
+        assert told.code == 0, told.err
+    first, *others = (step["settings"] for step in history_of(load(tmp_path / "thrice", "llama")))
+    assert first["embeddings"] and first["structures"] == ["low_rank"] and first["text"] == str(text_file)
+    for settings in others:
+        assert settings == {**first, "tokens": 2048, "rate": 0.003}
+
+
+def test_a_dense_model_is_refused(refused, model_folder, tmp_path):
+    said = refused("refine", model_folder("llama"), "--out", tmp_path / "out", early=True)
     assert "not a model that gossamer compressed" in said
     assert not (tmp_path / "out").exists()
 
