@@ -18,7 +18,7 @@ from gossamer.expressions.codebook import Codebook
 from gossamer.expressions.quantized import Quantized
 from gossamer.expressions.scattered import Scattered
 from gossamer.linalg import feedback
-from gossamer.linalg.feedback import rounded, side
+from gossamer.linalg.feedback import passed_on, rounded, side
 from gossamer.linalg.grid import fit_grid, on_grid, row_grid, spread
 from gossamer.linalg.kmeans import nearest, weighted_kmeans
 from gossamer.metrics.activation import Activation
@@ -131,6 +131,17 @@ def test_without_correlations_feedback_is_round_to_nearest():
         sides = side(inputs), None if outputs is None else side(outputs)
         codes = rounded(weight, scales, points, 3, *sides)
         torch.testing.assert_close(((codes - points) * scales).double(), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_diagonal_side_passes_nothing_on_and_its_entries_cost_what_it_says():
+    weight, inputs, _ = layer((40, 24))
+    columns, weights = side(inputs.T @ inputs / len(inputs)), normal(9, 40).exp()
+    scales, points = grids(weight, 3, None)
+    expected = rounded(weight, scales, points, 3, columns, side(weights.diag()))
+    assert torch.equal(rounded(weight, scales, points, 3, columns, side(weights)), expected)
+    torch.testing.assert_close(side(weights).cost, side(weights.diag()).cost)
+    own = normal(10, 40, 24)
+    torch.testing.assert_close(passed_on(own, columns, side(weights)), passed_on(own, columns, side(weights.diag())))
 
 
 @pytest.mark.parametrize("block", [1, 4, 64])

@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from gossamer import methods
 from gossamer.checkpoints.plugin import expressions_of
+from gossamer.expressions.quantized import Quantized
 
 KIND = "llama"
 METHODS = ("rtn", "gptq", "awq", "squeezellm", "low_rank_correction", "quantized", "structure_and_bits")
@@ -128,3 +130,19 @@ def test_what_was_quantized_learns_or_is_refused_in_a_sentence(step, method, sho
     bits = 12 if method == "squeezellm" else 7
     told = run(step, shortened(method, bits), "--tokens", 256, "--out", tmp_path / "out", "--work", work)
     assert told.code == 0 or "It came out worse" in told.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("llama", "quantized"), *[("llama_untied", m) for m in ("gptq", "awq", "quantized", "low_rank_correction")]],
+)
+def test_a_head_that_is_no_table_is_quantized_too(kind, method, run, model_folder, tiny, work, load, answers, tmp_path):
+    forms = ",".join((*methods.settings(method).structures, "low_rank"))  # the table becomes the last
+    words = ("--method", method, "--structures", forms, "--allocator", "knapsack", "--embeddings", "--bits", 7)
+    told = run("compress", model_folder(kind), *words, *tiny, "--work", work, "--out", tmp_path / "out")
+    assert told.code == 0, told.err
+    model = load(tmp_path / "out", kind)
+    if kind == "llama_untied":
+        assert any(isinstance(part, Quantized) for part in expressions_of(model)["lm_head"].modules())
+    model.save_pretrained(tmp_path / "again")
+    assert torch.equal(answers(load(tmp_path / "again", kind)), answers(model))
