@@ -122,8 +122,8 @@ def price_model(
     opened = open_model(name, workspace.root, settings.dtype)
     measured = find_sites(opened, settings.embeddings)
     found = tuple(site for site in measured if site.decided)
+    groups = find_groups(opened, found, settings)
     all_fit(found, settings.structures)
-    groups = find_groups(opened, [site for site in found if site.role == "layer"], settings)
     if check:
         check(opened, found, groups)
     clock.lap("open")
