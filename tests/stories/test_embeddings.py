@@ -211,7 +211,10 @@ def test_layers_may_be_inspected_and_methods_compared_with_them(run, model_folde
         (("--method", "modegpt"), "which cannot become leverage_neurons"),
         (("--method", "wanda"), "which cannot become sparse"),
         (("--method", "slicegpt"), "residual_stream narrows model.embed_tokens with the layers"),
-        (("--method", "svd_llm", "--structures", "residual_stream,low_rank"), "residual_stream narrows model.embed_tokens with the layers"),
+        (
+            ("--method", "svd_llm", "--structures", "residual_stream,low_rank"),
+            "residual_stream narrows model.embed_tokens with the layers",
+        ),
     ],
     ids=["metric", "tensor train", "bottlenecks", "sparse", "stream", "stream or tables"],
 )
