@@ -86,8 +86,5 @@ class CorrectedRounding(Solver):
 
 def truncated(weight: Tensor, rank: int, metric: KroneckerMetric) -> tuple[Tensor, Tensor]:
     """The factors (m × r) and (r × n) of the best matrix of a rank."""
-    solver, form = WhitenedSVD(), LowRank()
-    product = solver.solve(weight, form, rank, metric, solver.prepare(weight, form, metric))
-    assert isinstance(product, Product)
-    left, right = (factor.dense().detach() for factor in product.factors)  # type: ignore[operator]
-    return left, right
+    solver = WhitenedSVD()
+    return solver.factors(weight, rank, metric, solver.prepare(weight, LowRank(), metric))
