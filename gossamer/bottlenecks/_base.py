@@ -35,6 +35,11 @@ class Group:
         return (self.reader,)
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """Modules that are written anew too and are no members: they can be no sites at the same time."""
+        return ()
+
+    @property
     def name(self) -> str:
         return self.reader.name
 

@@ -65,6 +65,10 @@ class Stream(Group):
         return tuple(Site(name=n, kind="norm", shape=shape, bias=False, reads=n) for n in names)
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        return (*self.tables, self.head.name)
+
+    @property
     def width(self) -> int:
         return len(self.states[0].norms[0].gain)
 

@@ -16,6 +16,7 @@ from gossamer.expressions.product import Product
 from gossamer.expressions.sparse import Sparse
 from gossamer.linalg.dictionary import best_dictionary, sparse_codes, start_error
 from gossamer.linalg.principal import principal_rows
+from gossamer.linalg.quotes import quoted, quotes
 from gossamer.metrics import InputMetric, Metric
 from gossamer.sites import block_of
 from gossamer.structures._base import balanced
@@ -62,12 +63,10 @@ class SharedDictionary(Local):
         """`sizes`, and upper bounds of their `errors` (see `solvers/_dictionary.py`)."""
         assert isinstance(metric, InputMetric)
         rows, sizes = principal_rows(_rows(group, weights), metric.input), self.sizes(group)
-        errors = [start_error(rows, size, kept(size)) for size in sizes]
-        return {"sizes": torch.tensor(sizes), "errors": torch.tensor(errors, dtype=torch.float64)}
+        return quotes(sizes, [start_error(rows, size, kept(size)) for size in sizes])
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        known = dict(zip(prepared["sizes"].tolist(), prepared["errors"].tolist(), strict=True))
-        return [known[size] for size in sizes]
+        return quoted(prepared, sizes)
 
     def solve(
         self, group: Group, weights: Mapping[str, Tensor], size: int, metric: Metric, prepared: Mapping[str, Tensor]

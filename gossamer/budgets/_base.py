@@ -48,7 +48,7 @@ def affordable(curves: Sequence[Curve], limit: int, unit: Unit, fixed: int = 0) 
 def worthwhile(curves: Sequence[Curve], unit: Unit) -> list[Curve]:
     """The curves without the options that cost more of `unit` than the dense weight and lose no less.
 
-    Structures promise fewer numbers than the dense weight, not less of every unit.
+    Structures promise less than the dense weight in some unit, not in every one.
     """
     return [replace(c, options=tuple(o for o in c.options if _worthwhile(o, c.dense, unit))) for c in curves]
 

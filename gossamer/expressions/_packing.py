@@ -1,8 +1,16 @@
 """Small whole numbers as a string of bits."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def sound(m: Any, n: Any, bits: Any, group: Any = 1) -> None:
+    """Raise `ValueError` unless these are the sides of a weight, a bit depth and the length of its groups."""
+    if not all(isinstance(k, int) and k >= 1 for k in (m, n, bits, group)) or bits > 8 or group > n:
+        raise ValueError(f"{bits} bits in groups of {group} do not make a weight of {m} × {n}")
 
 
 def packed_bytes(count: int, bits: int) -> int:

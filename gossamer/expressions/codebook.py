@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.expressions._packing import packed, packed_bytes, unpacked
+from gossamer.expressions._packing import packed, packed_bytes, sound, unpacked
 from gossamer.expressions._pinned import PINNED, Pinned
 
 
@@ -61,9 +61,3 @@ class Codebook(Pinned):
 
     def packed(self) -> int:
         return self.shape[0] * self.shape[1]
-
-
-def sound(m: Any, n: Any, bits: Any) -> None:
-    """Raise `ValueError` unless these are the sides of a weight and a bit depth."""
-    if not all(isinstance(k, int) and k >= 1 for k in (m, n, bits)) or bits > 8:
-        raise ValueError(f"{bits} bits do not make a weight of {m} × {n}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.expressions._packing import packed, packed_bytes, unpacked
+from gossamer.expressions._packing import packed, packed_bytes, sound, unpacked
 from gossamer.expressions._pinned import PINNED, Pinned
 
 
@@ -86,9 +86,3 @@ class Quantized(Pinned):
 
     def packed(self) -> int:
         return self.shape[0] * self.shape[1] + (0 if self.zeros is None else self.scales.numel())
-
-
-def sound(m: Any, n: Any, bits: Any, group: Any) -> None:
-    """Raise `ValueError` unless these are the sides of a weight, a bit depth and the length of its groups."""
-    if not all(isinstance(k, int) and k >= 1 for k in (m, n, bits, group)) or bits > 8 or group > n:
-        raise ValueError(f"{bits} bits in groups of {group} do not make a weight of {m} × {n}")

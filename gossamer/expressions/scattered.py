@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from gossamer.expressions._pinned import PINNED, Pinned
 
-WIDEST = 2**15
-"""Columns that a 16-bit index reaches."""
+WIDEST = 2**16 - 1
+"""Columns of a row all of whose entries 16 bits can count."""
 
 
 class Scattered(Pinned):
     """k values in bfloat16, row by row, with their `columns` (k) and how many there are in each row (`counts`, m).
 
-    Columns and counts are 16-bit integers: four bytes an entry, less than a bitmask where fewer than one entry in
-    sixteen is stored.
+    Columns and counts are 16 bits without a sign: four bytes an entry, less than a bitmask where fewer than one entry
+    in sixteen is stored.
     """
 
     columns: Tensor
@@ -27,8 +27,8 @@ class Scattered(Pinned):
         if not 1 <= width <= WIDEST or values.shape != columns.shape or values.dim() != 1:
             raise ValueError(f"{tuple(columns.shape)} columns below {width} do not place {tuple(values.shape)} values")
         self.values = nn.Parameter(values.to(PINNED))
-        self.register_buffer("columns", columns.to(torch.int16))
-        self.register_buffer("counts", counts.to(torch.int16))
+        self.register_buffer("columns", columns.to(torch.uint16))
+        self.register_buffer("counts", counts.to(torch.uint16))
         self.shape = (len(counts), width)
 
     @classmethod
@@ -41,7 +41,7 @@ class Scattered(Pinned):
     def dense(self) -> Tensor:
         m, n = self.shape
         rows = torch.arange(m, device=self.counts.device).repeat_interleave(self.counts.long())
-        places = rows * n + self.columns
+        places = rows * n + self.columns.long()
         found = self.values.new_zeros(m * n, dtype=self.like.dtype)
         return found.index_add(0, places, self.values.to(self.like.dtype)).view(m, n)
 
@@ -50,8 +50,7 @@ class Scattered(Pinned):
 
     def check(self) -> None:
         m, n = self.shape
-        sizes = self.counts.long()
-        if sizes.min() < 0 or sizes.sum() != len(self.columns) or self.columns.min() < 0 or self.columns.max() >= n:
+        if self.counts.long().sum() != len(self.columns) or self.columns.long().max() >= n:
             raise ValueError(f"entries lie outside of {m} × {n}")
 
     def tree(self) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from gossamer.expressions._base import Expression
 class Sparse(Expression):
     """Values (k) row by row, and where they stand among m × n places as a bitmask (m × ⌈n / 8⌉ bytes).
 
-    A mask is no larger than explicit indices of a byte each wherever an eighth or more of the places is taken, and no
-    structure stores fewer; for 2:4 it takes what two bits of index for each value would, for 4:8 less than three. So it
-    is the only form there is. Bit b of byte i of a row stands for column 8 i + b. Every call makes the dense matrix
-    anew and keeps none.
+    A mask is no larger than explicit indices of a byte each wherever an eighth or more of the places is taken; where
+    fewer are it is larger, and is counted so. For 2:4 it takes what two bits of index for each value would, for 4:8
+    less than three. It is the only form there is. Bit b of byte i of a row stands for column 8 i + b. Every call makes
+    the dense matrix anew and keeps none.
     """
 
     mask: Tensor

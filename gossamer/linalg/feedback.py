@@ -26,12 +26,13 @@ COLUMNS = 128
 class Side:
     """One side of the weight: the order in which its indices are rounded, what each passes on, what its errors cost.
 
-    `passed` is the upper triangular factor (k × k) in that order, the blocks on its diagonal identities; `cost` (k, in
-    the weight's order) is what one error costs where nothing in its own block makes it good.
+    `passed` is the upper triangular factor (k × k) in that order, the blocks on its diagonal identities, and None where
+    nothing is passed on; `cost` (k, in the weight's order) is what one error costs where nothing in its own block makes
+    it good.
     """
 
     order: Tensor
-    passed: Tensor
+    passed: Tensor | None
     cost: Tensor
 
 
@@ -39,8 +40,10 @@ def side(moment: Tensor, block: int = 1) -> Side:
     """The side whose second moment (k × k) this is, for feedback between blocks of so many indices.
 
     The indices of the largest second moment come first, while there are others left to make good what they lose
-    (the act-order of GPTQ's code).
+    (the act-order of GPTQ's code). A moment that is a diagonal (k) has nothing to pass on.
     """
+    if moment.dim() == 1:
+        return Side(torch.arange(len(moment), device=moment.device), None, moment)
     order = moment.diagonal().argsort(descending=True, stable=True)
     root = safe_cholesky(moment[order][:, order].flip(0, 1)).flip(0, 1)
     passed, cost = torch.empty_like(root), torch.empty_like(moment.diagonal())
@@ -57,35 +60,39 @@ def rounded(
 ) -> Tensor:
     """Codes (m × n, float32) for a weight on a grid: scales and zero points for each of its entries (all m × n).
 
-    None is a side without correlations. The loop runs in float32.
+    None is a side on which all indices count alike. The loop runs in float32.
     """
-    order = None if inputs is None else inputs.order
-    rows = torch.arange(len(weight), device=weight.device) if outputs is None else outputs.order
-    if order is None:
-        order = torch.arange(weight.shape[1], device=weight.device)
-    w, s, z = (t[rows][:, order].float() for t in (weight, scales, points))
-    passed_on = None if inputs is None else inputs.passed.float()
+    rows, down = _way(outputs, len(weight), weight)
+    columns, along = _way(inputs, weight.shape[1], weight)
+    w, s, z = (t[rows][:, columns].float() for t in (weight, scales, points))
     codes, sums = torch.empty_like(w), torch.zeros_like(w)
-    step = len(w) if outputs is None else ROWS
+    step = len(w) if down is None else ROWS
     for start in range(0, len(w), step):
         mine = slice(start, start + step)
         target = w[mine]
-        if outputs is not None:
-            target = target + outputs.passed[:start, mine].float().T @ sums[:start]
-        codes[mine], error = _columns(w[mine], target, s[mine], z[mine], bits, passed_on)
-        sums[mine] = error if passed_on is None else error @ passed_on
+        if down is not None:
+            target = target + down[:start, mine].T @ sums[:start]
+        codes[mine], error = _columns(w[mine], target, s[mine], z[mine], bits, along)
+        sums[mine] = error if along is None else error @ along
     found = torch.empty_like(codes)
-    found[rows[:, None], order] = codes
+    found[rows[:, None], columns] = codes
     return found
+
+
+def _way(one: Side | None, count: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(the order of `count` indices, what each passes on in float32, if anything)."""
+    if one is None:
+        return torch.arange(count, device=like.device), None
+    return one.order, None if one.passed is None else one.passed.float()
 
 
 def passed_on(own: Tensor, inputs: Side | None, outputs: Side | None) -> Tensor:
     """The error E (m × n) that entries' own rounding errors C (m × n) make: the solution of Mᵀ E N = C."""
     error = own
-    if inputs is not None:
+    if inputs is not None and inputs.passed is not None:
         sorted_ = torch.linalg.solve_triangular(inputs.passed, error[:, inputs.order], upper=True, left=False)
         error = torch.empty_like(sorted_).index_copy_(1, inputs.order, sorted_)
-    if outputs is not None:
+    if outputs is not None and outputs.passed is not None:
         sorted_ = torch.linalg.solve_triangular(outputs.passed.T, error[outputs.order], upper=False)
         error = torch.empty_like(sorted_).index_copy_(0, outputs.order, sorted_)
     return error

@@ -78,10 +78,17 @@ Narrowings = Sequence[tuple[Bottleneck, Group]]
 
 
 def find_groups(opened: Opened, found: Sequence[Site], settings: Settings) -> Narrowings:
-    """The groups of sites that the settings' bottlenecks may narrow; raises `PlanError` where two would narrow one."""
-    groups = [(kind, group) for kind in narrowing(settings.structures) for group in kind.find(opened.model, found)]
+    """The groups of sites that the settings' bottlenecks may narrow.
+
+    Raises `PlanError` where two would narrow one, or one writes a module anew that is a site itself.
+    """
+    layers = [site for site in found if site.role == "layer"]
+    groups = [(kind, group) for kind in narrowing(settings.structures) for group in kind.find(opened.model, layers)]
     first: dict[str, str] = {}
     for kind, group in groups:
+        taken = next((site.name for site in found if site.name in group.beside), None)
+        if taken is not None:
+            raise PlanError(f"{kind.name} narrows {taken} with the layers, so leave --embeddings out.")
         if first.setdefault(group.name, kind.name) != kind.name:
             raise PlanError(f"{first[group.name]} and {kind.name} both narrow {group.name}; name one of them.")
     return groups

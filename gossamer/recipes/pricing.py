@@ -34,6 +34,7 @@ from gossamer.recipes.menus import (
 from gossamer.recipes.prices import curves_of, factors_path, price_rows, scaled, sound_prices, weigh
 from gossamer.statistics import SumsFolder
 from gossamer.statistics._influence import block_influence
+from gossamer.structures import ShorterStructure
 from gossamer.vocabulary import Cost, Curve, Option, Progress, Settings, Site, silent
 
 
@@ -114,6 +115,13 @@ def price_model(
         )
     for form in forms:
         solvers.choose(type(form), metric)
+    chooser = discover.load(budgets, settings.allocator, Allocator)  # type: ignore[type-abstract]
+    shorter = next((form.name for form in forms if isinstance(form, ShorterStructure)), None)
+    if chooser.sensitivity and shorter is not None:
+        raise PlanError(
+            f"{settings.allocator} tries weights out with a share of their parameters, and {shorter} keeps all of "
+            "them; choose another --allocator."
+        )
     for kind in narrowing(settings.structures):
         if not issubclass(metric, kind.metric):
             raise PlanError(f"{kind.name} cannot be weighed by {settings.metric}; choose another metric.")
@@ -123,8 +131,8 @@ def price_model(
     opened = open_model(name, workspace.root, settings.dtype)
     measured = find_sites(opened, settings.embeddings)
     found = tuple(site for site in measured if site.decided)
+    groups = find_groups(opened, found, settings)
     all_fit(found, settings.structures)
-    groups = find_groups(opened, [site for site in found if site.role == "layer"], settings)
     if check:
         check(opened, found, groups)
     clock.lap("open")

@@ -3,12 +3,12 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from gossamer.expressions import Expression
 from gossamer.linalg.dictionary import best_dictionary, start_error
 from gossamer.linalg.principal import principal_rows
+from gossamer.linalg.quotes import quoted, quotes
 from gossamer.metrics import InputMetric, Metric
 from gossamer.solvers._base import Solver
 from gossamer.structures import DictionaryStructure, Structure
@@ -33,15 +33,10 @@ class DictionarySolver(Solver):
         assert isinstance(metric, InputMetric)
         rows = principal_rows(weight, metric.input)
         sizes = structure.sizes((weight.shape[0], weight.shape[1]))
-        errors = [start_error(rows, size, kept(size)) for size in sizes]
-        return {
-            "sizes": torch.tensor(sizes, dtype=torch.int64),
-            "errors": torch.tensor(errors, dtype=torch.float64),
-        }
+        return quotes(sizes, [start_error(rows, size, kept(size)) for size in sizes])
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        known = dict(zip(prepared["sizes"].tolist(), prepared["errors"].tolist(), strict=True))
-        return [known[size] for size in sizes]
+        return quoted(prepared, sizes)
 
     def solve(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]

@@ -1,9 +1,11 @@
 """Prices from a sample of rows, for solvers that round every row much as any other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from gossamer.linalg.quotes import quotes
 
 SAMPLED = 32
 """Rows that are rounded to price a size."""
@@ -12,24 +14,25 @@ Rounding = Callable[[Tensor, Tensor, int], Tensor]
 """(some rows, their indices, the size) → the rows as they would be stored."""
 
 
-def estimated(weight: Tensor, costs: Tensor, sizes: Sequence[int], rounding: Rounding) -> dict[str, Tensor]:
-    """`sizes` and their `errors`: half Σ costs · error² over all entries, from what rounding loses of a sample of rows.
+def sampled(energy: Tensor) -> tuple[Tensor, Tensor]:
+    """(indices, factors) of rows that, times their factors, lose together about what all rows lose; `energy` is (m).
 
-    The sample takes rows of large and of small energy Σ costs · W² alike. What it loses of its energy is taken for what
-    all rows lose of theirs.
+    Picked at equal distances of the summed energy, largest first: systematic sampling with probabilities proportional
+    to size (Madow 1949). Few rows may have most of the energy, and these are all seen. A row may be picked again; each
+    stands for one part of the energy in `SAMPLED`. Few rows are all taken as they are.
     """
-    energy = (costs * weight.square()).sum(1)
-    picked = energy.argsort(descending=True)[:: -(-len(weight) // SAMPLED)]
-    part, whole = energy[picked].sum().clamp_min(1e-300), energy.sum()
-    errors = [
-        0.5 * (costs[picked] * (weight[picked] - rounding(weight[picked], picked, size)).square()).sum() * whole / part
-        for size in sizes
-    ]
-    found = torch.stack(errors).double() if errors else torch.zeros(0, dtype=torch.float64)
-    return {"sizes": torch.tensor(sizes, dtype=torch.int64), "errors": found.cummin(0).values if errors else found}
+    if len(energy) <= SAMPLED:
+        return torch.arange(len(energy), device=energy.device), torch.ones_like(energy)
+    order = energy.argsort(descending=True)
+    summed = energy[order].cumsum(0)
+    part = summed[-1] / SAMPLED
+    marks = part * (torch.arange(SAMPLED, device=energy.device) + 0.5)
+    picked = order[torch.searchsorted(summed, marks)]
+    return picked, (part / energy[picked].clamp_min(1e-300)).sqrt()
 
 
-def looked_up(prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-    """The errors of these sizes, from what `estimated` found."""
-    known = dict(zip(prepared["sizes"].tolist(), prepared["errors"].tolist(), strict=True))
-    return [known[size] for size in sizes]
+def estimated(weight: Tensor, costs: Tensor, sizes: Sequence[int], rounding: Rounding) -> dict[str, Tensor]:
+    """The errors of `sizes`: half Σ costs · error² over all entries, from what rounding loses of a sample of rows."""
+    picked, factors = sampled((costs * weight.square()).sum(1))
+    rows, costs = weight[picked] * factors[:, None], costs[picked]
+    return quotes(sizes, [0.5 * float((costs * (rows - rounding(rows, picked, z)).square()).sum()) for z in sizes])

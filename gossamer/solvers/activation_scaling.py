@@ -12,10 +12,11 @@ from torch import Tensor
 
 from gossamer.expressions import Expression
 from gossamer.linalg.grid import codes_on, row_grid, spread
+from gossamer.linalg.quotes import quoted, quotes
 from gossamer.metrics import Metric
 from gossamer.metrics.scaled_activation import ScaledActivation
 from gossamer.solvers._base import Solver
-from gossamer.solvers._estimate import looked_up
+from gossamer.solvers._estimate import sampled
 from gossamer.structures import Structure
 from gossamer.structures.scaled_128 import Scaled128
 
@@ -35,21 +36,14 @@ class ActivationScaling(Solver):
     def prepare(self, weight: Tensor, structure: Structure, metric: Metric) -> dict[str, Tensor]:
         """`sizes` the structure offers for this weight, and their `errors`."""
         assert isinstance(structure, Scaled128) and isinstance(metric, ScaledActivation)
-
-        def errors(bits: int) -> Tensor:
-            found = 0.5 * _best(sample, structure, bits, metric)[0]
-            return found * energy / part
-
         # Whole rows are looked at in the metric itself, since the inputs' correlations decide about the power.
-        of_row = ((weight @ metric.input) * weight).sum(1)
-        picked = of_row.argsort(descending=True)[:: -(-len(weight) // 32)]
-        sample, energy, part = weight[picked], of_row.sum(), of_row[picked].sum().clamp_min(1e-300)
+        picked, factors = sampled(((weight @ metric.input) * weight).sum(1))
+        rows = weight[picked] * factors[:, None]
         sizes = structure.sizes((weight.shape[0], weight.shape[1]))
-        found = torch.stack([errors(bits) for bits in sizes]) if sizes else torch.zeros(0, dtype=torch.float64)
-        return {"sizes": torch.tensor(sizes, dtype=torch.int64), "errors": found}
+        return quotes(sizes, [0.5 * float(_best(rows, structure, bits, metric)[0]) for bits in sizes])
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        return looked_up(prepared, sizes)
+        return quoted(prepared, sizes)
 
     def solve(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from gossamer.expressions import Expression
 from gossamer.linalg.kmeans import nearest, weighted_kmeans
+from gossamer.linalg.quotes import quoted
 from gossamer.metrics import Metric
 from gossamer.metrics.diagonal_fisher import DiagonalFisher
 from gossamer.metrics.identity import Identity
 from gossamer.solvers._base import Solver
-from gossamer.solvers._estimate import estimated, looked_up
+from gossamer.solvers._estimate import estimated
 from gossamer.structures import Structure
 from gossamer.structures.codebook import CodebookStructure
 
@@ -47,7 +48,7 @@ class CodebookKMeans(Solver):
         return estimated(weight, pull, structure.sizes((weight.shape[0], weight.shape[1])), rounding)
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        return looked_up(prepared, sizes)
+        return quoted(prepared, sizes)
 
     def solve(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]

@@ -13,9 +13,9 @@ from torch import Tensor
 from gossamer.expressions import Expression
 from gossamer.expressions.product import Product
 from gossamer.linalg.feedback import Side
+from gossamer.linalg.quotes import quoted, quotes
 from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.solvers._base import Solver
-from gossamer.solvers._estimate import looked_up
 from gossamer.solvers.sequential_rounding import SequentialRounding, quantized, sides
 from gossamer.solvers.whitened_svd import WhitenedSVD
 from gossamer.structures import Structure
@@ -41,19 +41,17 @@ class CorrectedRounding(Solver):
         sizes = structure.sizes((weight.shape[0], weight.shape[1]))
         plain = SequentialRounding().prepare(weight, structure.base, metric)
         depths = sorted({structure.parts(size)[0] for size in sizes})
-        bases = dict(zip(depths, looked_up(plain, depths), strict=True))
+        bases = dict(zip(depths, quoted(plain, depths), strict=True))
         shares: dict[int, float] = {}
         if sizes:
             left = weight - quantized(weight, structure.base, depths[0], *sides(metric)).dense().detach()
-            energy = WhitenedSVD().prepare(left, structure.base, metric)["energy"]
+            energy = WhitenedSVD().prepare(left, LowRank(), metric)["energy"]
             whole = float(energy.sum()) or 1.0
             shares = {rank: float(energy[rank:].sum()) / whole for _, rank in map(structure.parts, sizes)}
-        errors = [bases[bits] * shares[rank] for bits, rank in map(structure.parts, sizes)]
-        found = torch.tensor(errors, dtype=torch.float64)
-        return {"sizes": torch.tensor(sizes, dtype=torch.int64), "errors": found.cummin(0).values if errors else found}
+        return quotes(sizes, [bases[bits] * shares[rank] for bits, rank in map(structure.parts, sizes)])
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        return looked_up(prepared, sizes)
+        return quoted(prepared, sizes)
 
     def solve(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
@@ -88,8 +86,5 @@ class CorrectedRounding(Solver):
 
 def truncated(weight: Tensor, rank: int, metric: KroneckerMetric) -> tuple[Tensor, Tensor]:
     """The factors (m × r) and (r × n) of the best matrix of a rank."""
-    solver, form = WhitenedSVD(), LowRank()
-    product = solver.solve(weight, form, rank, metric, solver.prepare(weight, form, metric))
-    assert isinstance(product, Product)
-    left, right = (factor.dense().detach() for factor in product.factors)  # type: ignore[operator]
-    return left, right
+    solver = WhitenedSVD()
+    return solver.factors(weight, rank, metric, solver.prepare(weight, LowRank(), metric))

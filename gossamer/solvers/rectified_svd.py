@@ -18,9 +18,10 @@ from gossamer.expressions.rectified import Rectified
 from gossamer.metrics import Metric
 from gossamer.metrics.covariance import Covariance
 from gossamer.solvers._base import Solver
-from gossamer.solvers.centred_svd import CentredSVD
+from gossamer.solvers.whitened_svd import WhitenedSVD
 from gossamer.structures import Structure
-from gossamer.structures.affine_low_rank import AffineLowRank
+from gossamer.structures._base import balanced
+from gossamer.structures.low_rank import LowRank
 from gossamer.structures.rectified_low_rank import RectifiedLowRank
 
 
@@ -31,16 +32,15 @@ class RectifiedSVD(Solver):
     """
 
     exact = False
-    affine = AffineLowRank()
-    centred = CentredSVD()
+    whitened = WhitenedSVD()
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         return issubclass(structure, RectifiedLowRank) and issubclass(metric, Covariance)
 
     def prepare(self, weight: Tensor, structure: Structure, metric: Metric) -> dict[str, Tensor]:
-        """What `centred_svd` keeps, and `cut` (k): what the ReLU takes from each coordinate."""
+        """What `whitened_svd` keeps, and `cut` (k): what the ReLU takes from each coordinate."""
         assert isinstance(metric, Covariance)
-        prepared = self.centred.prepare(weight, self.affine, metric)
+        prepared = self.whitened.prepare(weight, LowRank(), metric.centred)
         left, right, _ = self._maps(weight, len(prepared["energy"]), metric, prepared)
         mean = left.norm(dim=0) * (right @ metric.mean)
         deviation = prepared["energy"].double().sqrt()
@@ -50,7 +50,7 @@ class RectifiedSVD(Solver):
         return {**prepared, "cut": deviation.square() * share.nan_to_num(0.0).clamp(0, 0.5)}
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        left_out = self.centred.prices(prepared, sizes)
+        left_out = self.whitened.prices(prepared, sizes)
         return [price + 0.5 * float(prepared["cut"][:size].sum()) for price, size in zip(left_out, sizes, strict=True)]
 
     def solve(
@@ -64,13 +64,7 @@ class RectifiedSVD(Solver):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """B (m × r), A (r × n) and b (m) of the best affine map, every coordinate of A positive on the mean."""
         assert isinstance(metric, Covariance)
-        found = self.centred.solve(weight, self.affine, size, metric, prepared)
-        left, right, bias = (p.detach() for p in _parameters(found))
+        left, right = balanced(*self.whitened.factors(weight, size, metric.centred, prepared))
+        bias = (weight - left @ right) @ metric.mean
         sign = torch.where(right @ metric.mean < 0, -1.0, 1.0).to(right)
         return left * sign, sign[:, None] * right, bias
-
-
-def _parameters(affine: Expression) -> tuple[Tensor, Tensor, Tensor]:
-    """The two factors and the bias of affine low rank."""
-    found = dict(affine.named_parameters())
-    return found["linear.factors.0.weight"], found["linear.factors.1.weight"], found["bias"]

@@ -13,10 +13,11 @@ from torch import Tensor
 from gossamer.expressions import Expression
 from gossamer.linalg.feedback import ROWS, Side, passed_on, rounded, side
 from gossamer.linalg.grid import on_grid, row_grid, spread
+from gossamer.linalg.quotes import quoted
 from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.metrics._base import regularized
 from gossamer.solvers._base import Solver
-from gossamer.solvers._estimate import estimated, looked_up
+from gossamer.solvers._estimate import estimated
 from gossamer.structures import QuantizedStructure, Structure
 
 DAMPING = 0.01
@@ -53,7 +54,7 @@ class SequentialRounding(Solver):
         )
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
-        return looked_up(prepared, sizes)
+        return quoted(prepared, sizes)
 
     def solve(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]

@@ -53,16 +53,17 @@ class WhitenedSVD(Solver):
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> Expression:
         assert isinstance(structure, RankStructure)
-        return structure.express(*self._factors(weight, size, metric, prepared))
+        return structure.express(*self.factors(weight, size, metric, prepared))
 
     def matrix(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> Tensor:
-        left, right = self._factors(weight, size, metric, prepared)
+        left, right = self.factors(weight, size, metric, prepared)
         return left @ right
 
     @staticmethod
-    def _factors(weight: Tensor, size: int, metric: Metric, prepared: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def factors(weight: Tensor, size: int, metric: Metric, prepared: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(left (m × r), right (r × n)) of the best matrix of rank r."""
         assert isinstance(metric, KroneckerMetric)
         basis = prepared["basis"][:, :size].double()
         wide = weight.shape[0] <= weight.shape[1]

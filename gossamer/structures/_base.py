@@ -14,7 +14,7 @@ class Structure(ABC):
 
     @abstractmethod
     def sizes(self, shape: Shape) -> list[int]:
-        """The sizes worth offering for a weight of this shape, ascending: fewer numbers than the dense weight has."""
+        """The sizes worth offering for a weight of this shape, ascending: less than the dense weight in some unit."""
 
     @abstractmethod
     def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:

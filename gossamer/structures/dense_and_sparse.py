@@ -7,7 +7,7 @@ gives 0.45 % for one or for both; here it is both, 0.40 and 0.05.
 from torch import Tensor
 
 from gossamer.expressions import Expression
-from gossamer.expressions.scattered import Scattered
+from gossamer.expressions.scattered import WIDEST, Scattered
 from gossamer.expressions.sum import Sum
 from gossamer.structures.codebook import CodebookStructure
 from gossamer.vocabulary import Cost, Shape
@@ -24,6 +24,14 @@ class DenseAndSparse(CodebookStructure):
     def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
         k = self.kept(shape)
         return super().cost(shape, size, itemsize) + Cost(params=k, bytes=4 * k + 2 * shape[0], macs=k)
+
+    def unfit(self, shape: Shape) -> str | None:
+        if shape[1] > WIDEST:
+            return f"its {shape[1]:,} inputs are more than 16 bits can number; choose the structure codebook"
+        return None
+
+    def sizes(self, shape: Shape) -> list[int]:
+        return [] if self.unfit(shape) else super().sizes(shape)
 
     def express(self, weight: Tensor, codes: Tensor, levels: Tensor, support: Tensor) -> Expression:
         book = super().express(weight, codes, levels, support)

@@ -5,7 +5,8 @@ outputs, each token's relative to its own size, since the norms that read them d
 hundred times as large as the others. A block's inputs are those that the compressed blocks before it give, since it
 will see no others; its target is what the dense model has at that place, so that it also makes up for what was lost
 before it (as in Li et al. 2025, "GPTAQ", arXiv 2504.02692). The products are in bfloat16 where the processor has it;
-what passes from block to block, the parameters and Adam's moments are in float32.
+what passes from block to block, the parameters and Adam's moments are in float32. A block that is done hands on what
+its parameters give as they are stored.
 """
 
 import math
@@ -153,7 +154,7 @@ def refine(
         with torch.no_grad():
             for key, parameter in live.named_parameters():
                 parameter.copy_(done[key])
-                block.get_parameter(key).copy_(done[key])
+                block.get_parameter(key).copy_(parameter)  # as it is stored, since the next block will see that
         settled.update(block.parameters())
         pupil.passed(name, calls)
 

@@ -3,6 +3,7 @@
 import json
 import re
 from itertools import combinations, pairwise
+from statistics import fmean
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from gossamer.expressions.codebook import Codebook
 from gossamer.expressions.quantized import Quantized
 from gossamer.expressions.scattered import Scattered
 from gossamer.linalg import feedback
-from gossamer.linalg.feedback import rounded, side
+from gossamer.linalg.feedback import passed_on, rounded, side
 from gossamer.linalg.grid import fit_grid, on_grid, row_grid, spread
 from gossamer.linalg.kmeans import nearest, weighted_kmeans
 from gossamer.metrics.activation import Activation
@@ -26,6 +27,7 @@ from gossamer.metrics.diagonal_fisher import DiagonalFisher
 from gossamer.metrics.identity import Identity
 from gossamer.metrics.kronecker_fisher import KroneckerFisher
 from gossamer.metrics.scaled_activation import ScaledActivation
+from gossamer.solvers._estimate import SAMPLED, estimated, sampled
 from gossamer.solvers.activation_scaling import ActivationScaling
 from gossamer.solvers.codebook_kmeans import CodebookKMeans
 from gossamer.solvers.corrected_rounding import CorrectedRounding
@@ -133,6 +135,17 @@ def test_without_correlations_feedback_is_round_to_nearest():
         torch.testing.assert_close(((codes - points) * scales).double(), plain, rtol=1e-5, atol=1e-6)
 
 
+def test_a_diagonal_side_passes_nothing_on_and_its_entries_cost_what_it_says():
+    weight, inputs, _ = layer((40, 24))
+    columns, weights = side(inputs.T @ inputs / len(inputs)), normal(9, 40).exp()
+    scales, points = grids(weight, 3, None)
+    expected = rounded(weight, scales, points, 3, columns, side(weights.diag()))
+    assert torch.equal(rounded(weight, scales, points, 3, columns, side(weights)), expected)
+    torch.testing.assert_close(side(weights).cost, side(weights.diag()).cost)
+    own = normal(10, 40, 24)
+    torch.testing.assert_close(passed_on(own, columns, side(weights)), passed_on(own, columns, side(weights.diag())))
+
+
 @pytest.mark.parametrize("block", [1, 4, 64])
 def test_the_error_is_that_of_each_entry_at_what_its_sides_cost(block, monkeypatch):
     """C = Mᵀ E N holds what the rounding of each entry lost: within half a step of the grid, and its cost adds up."""
@@ -177,19 +190,16 @@ def test_after_each_column_the_rest_is_the_least_squares_solution():
 
 @pytest.mark.parametrize("bits", [3, 4])
 def test_feedback_on_the_inputs_beats_rounding_and_on_both_sides_beats_that(bits):
-    weight, inputs, gradients = layer((96, 80))
-    form, ruler, seen = (
-        Asymmetric32(),
-        weighed(KroneckerFisher, inputs, gradients),
-        weighed(Activation, inputs, gradients),
-    )
-    lost = {}
-    for metric in (Identity, Activation, KroneckerFisher):
-        lost[metric] = solved(SequentialRounding(), form, bits, weight, weighed(metric, inputs, gradients))[1]
-    assert seen.error(lost[Activation]) <= 0.7 * seen.error(lost[Identity])
-    assert ruler.error(lost[Activation]) <= 0.7 * ruler.error(lost[Identity])
-    # At three bits what is passed on takes entries of this strongly correlated layer beyond their grid.
-    assert ruler.error(lost[KroneckerFisher]) <= (1.0 if bits < 4 else 0.95) * ruler.error(lost[Activation])
+    form, ratios = Asymmetric32(), []
+    for seed in range(0, 60, 10):
+        weight, inputs, gradients = layer((96, 80), seed=seed)
+        plain, seen, ruler = (weighed(m, inputs, gradients) for m in (Identity, Activation, KroneckerFisher))
+        nearest_, one, both = (solved(SequentialRounding(), form, bits, weight, m)[1] for m in (plain, seen, ruler))
+        assert seen.error(one) <= 0.7 * seen.error(nearest_)
+        assert ruler.error(one) <= 0.7 * ruler.error(nearest_)
+        ratios.append(ruler.error(both) / ruler.error(one))
+    # At three bits what is passed on takes entries of these strongly correlated layers beyond their grid.
+    assert fmean(ratios) < (0.95 if bits < 4 else 0.92)
 
 
 def test_the_price_is_about_what_is_paid_before_anything_is_solved():
@@ -202,6 +212,29 @@ def test_the_price_is_about_what_is_paid_before_anything_is_solved():
         # At few bits, what is passed on takes entries beyond their grid, which no price foresees.
         most = 1.35 if bits < 4 else 1.2
         assert 0.85 * price < ruler.error(solved(solver, form, bits, weight, ruler)[1]) < most * price
+
+
+@given(rows=st.integers(1, 90), seed=st.integers(0, 1000), spread_=st.floats(0, 6))
+@settings(deadline=None, max_examples=40)
+def test_a_sample_has_the_energy_of_all_rows_and_none_that_has_much_of_it_is_left_out(rows, seed, spread_):
+    energy = (spread_ * normal(seed, rows)).exp()
+    picked, factors = sampled(energy)
+    assert len(picked) <= SAMPLED
+    assert float((energy[picked] * factors.square()).sum()) == pytest.approx(float(energy.sum()), rel=1e-9)
+    assert set((energy >= energy.sum() / SAMPLED).nonzero()[:, 0].tolist()) <= set(picked.tolist())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_sample_of_rows_loses_is_what_all_lose_also_where_a_few_count_most(seed, monkeypatch):
+    weight, costs = normal(seed, 256, 64), (2 * normal(seed + 50, 256, 1) + normal(seed + 100, 1, 64)).exp()
+
+    def rounding(rows, _, bits):
+        scales, points = row_grid(rows, costs[0], 64, bits, zeros=True)
+        return on_grid(rows, spread(scales, 64, 64), spread(points, 64, 64), bits)
+
+    few = estimated(weight, costs, [3], rounding)["errors"]
+    monkeypatch.setattr("gossamer.solvers._estimate.SAMPLED", len(weight))
+    assert float(few / estimated(weight, costs, [3], rounding)["errors"]) == pytest.approx(1, abs=0.1)
 
 
 def test_activation_scaling_is_no_worse_than_rounding_and_helps_where_a_few_inputs_are_loud():
@@ -299,6 +332,21 @@ def test_entries_stored_apart_are_what_they_were_up_to_their_format():
     assert ruler.error(lost) < ruler.error(solved(CodebookKMeans(), CodebookStructure(), 3, weight, ruler)[1])
 
 
+def test_entries_stored_apart_are_placed_in_the_widest_rows_and_no_wider_weight_is_offered_them(tmp_path):
+    width = 2**16 - 1
+    weight = torch.zeros(2, width)
+    weight[0], weight[1, -1] = 1.0, 3.0
+    leaf = Scattered.of(weight, weight != 0)
+    leaf.check()
+    save_file(leaf.state_dict(), tmp_path / "w.safetensors")
+    again = read(json.loads(json.dumps(leaf.tree())))
+    again.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    again.check()
+    assert torch.equal(again.dense(), weight)
+    assert DenseAndSparse().unfit((2, width)) is None and DenseAndSparse().sizes((2, width))
+    assert "65,536 inputs" in DenseAndSparse().unfit((2, width + 1)) and not DenseAndSparse().sizes((2, width + 1))
+
+
 def test_a_correction_lowers_the_error_of_its_base():
     weight, inputs, gradients = layer((64, 96))
     ruler, form = weighed(KroneckerFisher, inputs, gradients), Corrected64()
@@ -315,7 +363,7 @@ CLAIMS = {
     "bits in words": {"kind": "codebook", "shape": [4, 8], "bits": "4"},
     "a negative side": {"kind": "codebook", "shape": [-4, 8], "bits": 4},
     "more entries than places": {"kind": "scattered", "shape": [4, 8], "kept": 33},
-    "columns out of reach": {"kind": "scattered", "shape": [4, 40_000], "kept": 3},
+    "columns out of reach": {"kind": "scattered", "shape": [4, 65_536], "kept": 3},
     "an oblong diagonal": {"kind": "diagonal", "shape": [4, 5]},
     "parts that cannot be added": {
         "kind": "sum",
@@ -337,15 +385,15 @@ def test_parts_that_do_not_fit_together_are_refused():
         Codebook(torch.zeros(16, dtype=torch.uint8), torch.ones(4, 8), shape=(4, 8), bits=4)
 
 
-@pytest.mark.parametrize("spoil", ["column", "negative", "count"])
+@pytest.mark.parametrize("spoil", ["column", "count"])
 def test_places_out_of_range_are_seen(spoil):
     weight = normal(0, 5, 9)
     leaf = Scattered.of(weight, weight > 1)
     leaf.check()
     if spoil == "count":
-        leaf.counts[0] += 1
+        leaf.counts[0] = int(leaf.counts[0]) + 1
     else:
-        leaf.columns[0] = 9 if spoil == "column" else -1
+        leaf.columns[0] = 9
     with pytest.raises(ValueError, match=re.escape("outside of 5 × 9")):
         leaf.check()
 

@@ -41,9 +41,10 @@ def test_every_size_offered_is_cheaper_than_the_dense_weight(name, shape):
     whole = dense.cost(shape, min(shape), 2)
     for size in form.sizes(shape):
         cost = form.cost(shape, size, 2)
-        # What saves by the length of its numbers has as many; an index beside fewer numbers may outweigh a tiny weight.
+        # What saves by the length of its numbers has as many.
         assert (cost.params < whole.params) != (name in SHORTER)
-        assert cost.bytes < whole.bytes or name not in SHORTER
+        # An order of columns in four bytes each may outweigh the few numbers that the largest ranks save.
+        assert cost.bytes < whole.bytes or name == "pivoted_low_rank"
         # Two factors take a multiply-add for each number. Other forms may save numbers and cost time, as tensor trains
         # do; allocators leave out what is dearer than the dense weight in the budget's unit.
         if name in RANK_STRUCTURES:
@@ -66,7 +67,7 @@ def test_costs_rise_with_size(name, shape):
 @pytest.mark.parametrize("name", sorted(set(STRUCTURES) - {"dense"}))
 def test_a_weight_of_ordinary_size_is_offered_at_least_one_size(name, shape):
     form = STRUCTURES[name]()
-    short = name in SHORTER and min(shape) < 8  # too short to share a codebook
+    short = (name, shape) == ("dense_and_sparse", (17, 5))  # levels for rows of five, and entries apart
     assert form.sizes(shape) or form.unfit(shape) or short
 
 

@@ -123,6 +123,22 @@ def test_blocks_learn_from_what_the_refined_ones_before_give_towards_what_the_de
         torch.testing.assert_close(target, leaving, rtol=1e-4, atol=1e-6)
 
 
+def test_a_block_hands_on_what_its_stored_parameters_give(pair, monkeypatch):
+    dense, noisy = (model.bfloat16() for model in pair)
+    passed, handed = refining._Stream.passed, []
+
+    def watched(stream, block, calls):
+        handed.append(torch.cat(passed(stream, block, calls)))
+        return [handed[-1]]
+
+    monkeypatch.setattr(refining._Stream, "passed", watched)
+    monkeypatch.setattr(refining, "_fit", lambda block, learning, *_: [p.mul_(1.001) for p in learning])
+    with torch.no_grad():
+        taught(dense, noisy, blocks=BLOCKS[:1])
+    leaving = entering_and_leaving(noisy.float())[0][1]
+    torch.testing.assert_close(handed[1], leaving, rtol=1e-5, atol=1e-6)
+
+
 def test_every_block_comes_closer(pair, monkeypatch):
     monkeypatch.setattr(refining, "BATCH", 64)
     dense, noisy = pair

@@ -210,8 +210,13 @@ def test_layers_may_be_inspected_and_methods_compared_with_them(run, model_folde
         (("--method", "compactifai"), "model.embed_tokens is a table of embeddings, which cannot become tensor_train"),
         (("--method", "modegpt"), "which cannot become leverage_neurons"),
         (("--method", "wanda"), "which cannot become sparse"),
+        (("--method", "slicegpt"), "residual_stream narrows model.embed_tokens with the layers"),
+        (
+            ("--method", "svd_llm", "--structures", "residual_stream,low_rank"),
+            "residual_stream narrows model.embed_tokens with the layers",
+        ),
     ],
-    ids=["metric", "tensor train", "bottlenecks", "sparse"],
+    ids=["metric", "tensor train", "bottlenecks", "sparse", "stream", "stream or tables"],
 )
 def test_what_tables_cannot_become_is_refused(words, said, refused, model_folder, tiny, tmp_path):
     words = ("--keep", 0.6, "--embeddings", *words, *tiny)

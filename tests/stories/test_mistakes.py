@@ -475,10 +475,12 @@ def test_damaged_writing_of_the_model_s_own(refused, run, model_folder, place, t
             ("--allocator", "lottery"),
             "nothing named 'lottery' in budgets; choose one of: block_influence, knapsack, sensitivity, uniform",
         ),
+        (("--method", "quantized", "--allocator", "sensitivity"), "symmetric_64 keeps all of them; choose another"),
+        (("--structures", "low_rank,codebook", "--metric", "identity", "--allocator", "sensitivity"), "codebook keeps"),
         (("--dtype", "int3"), "no dtype 'int3'; choose auto, float32, bfloat16 or float16"),
     ],
 )
-def test_a_name_that_nobody_knows(words, said, fails, model_folder):
+def test_a_name_that_nobody_knows_or_that_does_not_go_with_another(words, said, fails, model_folder):
     assert said in fails(model_folder("llama"), *words)
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from gossamer import Budget, compress, discover, metrics, solvers, structures
+from gossamer import Budget, compress, discover, methods, metrics, solvers, structures
 from gossamer.checkpoints.plugin import expressions_of
+from gossamer.expressions.quantized import Quantized
 from gossamer.metrics import Metric
 from gossamer.structures import ShorterStructure, Structure
 
@@ -157,3 +158,19 @@ def test_what_was_quantized_learns(step, method, shortened, run, work, tmp_path)
     assert told.code == 0, told.err
     found = json.loads((tmp_path / "out" / f"{step}.json").read_text())
     assert found["after"]["divergence"] < 0.95 * found["before"]["divergence"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("llama", "quantized"), *[("llama_untied", m) for m in ("gptq", "awq", "quantized", "low_rank_correction")]],
+)
+def test_a_head_that_is_no_table_is_quantized_too(kind, method, run, model_folder, tiny, work, load, answers, tmp_path):
+    forms = ",".join((*methods.settings(method).structures, "low_rank"))  # the table becomes the last
+    words = ("--method", method, "--structures", forms, "--allocator", "knapsack", "--embeddings", "--bits", 7)
+    told = run("compress", model_folder(kind), *words, *tiny, "--work", work, "--out", tmp_path / "out")
+    assert told.code == 0, told.err
+    model = load(tmp_path / "out", kind)
+    if kind == "llama_untied":
+        assert any(isinstance(part, Quantized) for part in expressions_of(model)["lm_head"].modules())
+    model.save_pretrained(tmp_path / "again")
+    assert torch.equal(answers(load(tmp_path / "again", kind)), answers(model))
