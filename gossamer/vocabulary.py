@@ -320,6 +320,15 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Tokens a second that each model scores in windows of `window` tokens, measured in one run on one machine."""
+
+    window: int
+    dense: float
+    compressed: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Weight:
     """One weight as it is shown: for each structure that was priced some (size, kept parameters, predicted loss).
 
@@ -359,7 +368,8 @@ class Landscape:
 class Report:
     """What was asked and what came out; everything that is printed or drawn reads this and nothing else.
 
-    `predicted` is the loss that the plan expected, and `paid` the same with what its solvers really lost.
+    `predicted` is the loss that the plan expected, and `paid` the same with what its solvers really lost, both in
+    the metric's `unit`.
     """
 
     model: str
@@ -373,8 +383,10 @@ class Report:
     allocator: str
     predicted: float
     paid: float
+    unit: str
     rivals: Mapping[str, float]
     rival_windows: int
+    speed: Speed
     samples: Mapping[str, str]
     seconds: Mapping[str, float]
     peak_memory: int

@@ -3,14 +3,11 @@
 import contextlib
 import copy
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from gossamer import budgets, data, discover, sites, solvers
 from gossamer.budgets import Allocator
@@ -21,8 +18,10 @@ from gossamer.checkpoints.store import read_tensors
 from gossamer.data import Windows
 from gossamer.errors import BudgetError, PlanError, TextError
 from gossamer.evaluation import fidelity
+from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import give_back, peak_bytes
 from gossamer.evaluation.sample import sample
+from gossamer.evaluation.speed import tokens_a_second
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
 from gossamer.recipes.prices import Weights, factors_path, weight_of
@@ -39,6 +38,7 @@ from gossamer.vocabulary import (
     Report,
     Settings,
     Site,
+    Speed,
     silent,
 )
 
@@ -219,7 +219,9 @@ def carry_out(
     samples = _samples(priced, small, windows)
     clock.lap("judge")
     paid = _paid(priced, small, plan)
-    clock.lap("check")
+    clock.lap("prices paid")
+    dense_speed, small_speed = tokens_a_second([priced.opened.model, small], windows.ids[0])
+    clock.lap("speed")
     history = [
         {
             "step": "compress",
@@ -243,18 +245,15 @@ def carry_out(
         allocator=plan.allocator,
         predicted=plan.predicted,
         paid=paid,
+        unit=priced.metric.unit,
         rivals=rivals,
         rival_windows=race.windows if rivals else 0,
+        speed=Speed(window=windows.ids.shape[1], dense=dense_speed, compressed=small_speed),
         samples=samples,
         seconds={**priced.seconds, **clock.laps},
         peak_memory=peak_bytes(),
         notes=priced.notes,
-        machine={
-            "system": platform.platform(),
-            "cores": torch.get_num_threads(),
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("gossamer", "torch", "transformers")},
-        },
+        machine=machine(),
     )
     if out is not None:
         land = landscape(priced.offer, [plan, *(p for p in plans if p is not plan)]).to_json()

@@ -6,7 +6,8 @@ from typing import Any
 
 from gossamer.reports import _charts
 from gossamer.reports._page import chart, document, note, table
-from gossamer.reports.terminal import judged, leads, winners
+from gossamer.reports._words import judged
+from gossamer.reports.terminal import leads, winners
 from gossamer.vocabulary import counted
 
 Json = Mapping[str, Any]

@@ -6,7 +6,8 @@ from math import ceil, floor
 from typing import Any
 
 from gossamer.reports import _charts
-from gossamer.reports._page import OF, chart, document, many, size, table
+from gossamer.reports._amounts import many, size
+from gossamer.reports._page import OF, chart, document, table
 from gossamer.reports._pictures import MAP, model_data
 from gossamer.vocabulary import Cost, Unit
 
@@ -34,9 +35,9 @@ def figures(dense: Cost, total: Cost, small: Cost) -> dict[str, list[str]]:
     """For each unit what the plan takes, the dense model takes, and is kept; `total` is the whole dense model's."""
     whole = total.bytes - dense.bytes + small.bytes
     return {
-        "params": [many(small.params), many(dense.params), f"{small.params / dense.params:.3f}"],
-        "macs": [many(small.macs), many(dense.macs), f"{small.macs / dense.macs:.3f}"],
-        "bytes": [size(whole), size(total.bytes), f"{whole / total.bytes:.3f}"],
+        "params": [many(small.params, dense.params), many(dense.params), f"{small.params / dense.params:.3f}"],
+        "macs": [many(small.macs, dense.macs), many(dense.macs), f"{small.macs / dense.macs:.3f}"],
+        "bytes": [size(whole, total.bytes), size(total.bytes), f"{whole / total.bytes:.3f}"],
     }
 
 

@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site, counted
+from gossamer.reports._amounts import many, rate, size
+from gossamer.reports._words import apart, judged, timed
+from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site, Speed, counted
 
 PAGE = "report.html"
 UNLIMITED = 10_000
@@ -44,21 +46,18 @@ def report(found: Report, console: Console) -> None:
     _bits(table, layers, found.dense, found.small)
     _costs(table, "whole model", found.dense_total, found.small_total)
     _quality(table, found.score)
+    _speed(table, found.speed)
     console.print(table)
     line(
         f"judged on {judged(found.score.protocol)}; allocation {found.allocator}, predicted loss "
-        f"{found.predicted:.3f}{_settled(found)}{_race(found)}",
+        f"{found.predicted:.3f}{_settled(found)}, {found.unit}{_race(found)}",
         console,
     )
+    line(f"tokens a second: {timed(asdict(found.speed))}", console)
     line(_spent(found.seconds, found.peak_memory), console)
     if (Path(found.out) / PAGE).exists():
         line(f"page: {Path(found.out) / PAGE}", console)
     samples(found.samples, console)
-
-
-def judged(p: Mapping[str, Any]) -> str:
-    """What a score rests on."""
-    return f"{p['source']}: {p['windows']} windows of {p['window']} tokens, ids {p['ids_sha256']}, {p['dtype']}"
 
 
 def _spent(seconds: Mapping[str, float], peak: int) -> str:
@@ -81,13 +80,12 @@ def _race(found: Report) -> str:
 
 def _costs(table: Table, name: str, dense: Cost, small: Cost) -> None:
     rows = (
-        ("parameters", dense.params, small.params, 1e6, "M"),
-        ("multiply-adds a token", dense.macs, small.macs, 1e6, "M"),
-        ("bytes", dense.bytes, small.bytes, 1e6, "MB"),
+        ("parameters", dense.params, small.params, many),
+        ("multiply-adds a token", dense.macs, small.macs, many),
+        ("bytes", dense.bytes, small.bytes, size),
     )
-    for label, old, new, scale, unit in rows:
-        sizes = (f"{old / scale:.2f} {unit}", f"{new / scale:.2f} {unit}", f"{new / old:.3f}")
-        table.add_row(f"{name}, {label}", *sizes, _bar(new / old))
+    for label, old, new, written in rows:
+        table.add_row(f"{name}, {label}", written(old), written(new, old), f"{new / old:.3f}", _bar(new / old))
 
 
 def _bar(share: float, width: int = 10) -> str:
@@ -106,12 +104,12 @@ def _quality(table: Table, score: Score) -> None:
     old, new = score.dense_perplexity, score.perplexity
     if old is not None and new is not None:
         table.add_row("perplexity", f"{old:.2f}", f"{new:.2f}", f"× {new / old:.3f}")
-    table.add_row(_apart(score), "0", f"{score.divergence:.4f}", "")
+    table.add_row(apart(score.nats), "0", f"{score.divergence:.4f}", "")
 
 
-def _apart(score: Score) -> str:
-    """What `divergence` counts; an encoder predicts no tokens, so it is judged by how far off its output is."""
-    return "output error², of its variance, halved" if score.nats is None else "KL divergence, nats a token"
+def _speed(table: Table, speed: Speed) -> None:
+    ratio = f"× {speed.compressed / speed.dense:.2f}"
+    table.add_row("tokens a second, reading", rate(speed.dense), rate(speed.compressed), ratio)
 
 
 def evaluation(
@@ -153,7 +151,7 @@ def taught(
         table.add_row(
             "perplexity", f"{before.dense_perplexity:.2f}", f"{before.perplexity:.2f}", f"{after.perplexity:.2f}"
         )
-    table.add_row(_apart(after), "0", f"{before.divergence:.4f}", f"{after.divergence:.4f}")
+    table.add_row(apart(after.nats), "0", f"{before.divergence:.4f}", f"{after.divergence:.4f}")
     c.print(table)
     line(f"judged on {judged(after.protocol)}", c)
     line(_spent(cost, peak), c)

@@ -1,5 +1,6 @@
 """The pages: made of what lies on disk, complete in one file, and clear about what is missing."""
 
+import html
 import io
 import json
 import re
@@ -65,7 +66,8 @@ def test_the_page_says_in_words_what_came_out(compressed):
         found["asked"]["digest"],
         found["asked"]["calibration"]["ids_sha256"],
         found["machine"]["torch"],
-        "Not measured in this run: a 4-bit baseline, speed.",
+        "No 4-bit baseline stands beside it",
+        f"read on this machine in windows of {found['speed']['window']}",
     ):
         assert said in page
 
@@ -84,17 +86,130 @@ def test_every_chart_is_one_that_the_library_accepts(compressed):
         assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400}), name
 
 
-def test_what_else_was_measured_stands_beside(compressed):
+@pytest.fixture(scope="session")
+def quantized(run, model_folder, tiny, work, tmp_path_factory):
+    """A folder of the same model, quantized, judged on the same text."""
+    out = tmp_path_factory.mktemp("quantized") / "four"
+    told = run("compress", model_folder("llama"), "--bits", "6", "--method", "rtn", *tiny, "--work", work, "--out", out)
+    assert told.code == 0, told.err
+    return out
+
+
+def cells_of(page, row):
+    """The cells of a row of the page's first table."""
+    found = re.search(rf'<tr><th scope="row">{row}</th>(.*?)</tr>', page)[1]
+    return [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", found)]
+
+
+def test_what_else_was_measured_stands_beside(small, quantized, run):
+    found, other = (json.loads((folder / "report.json").read_text()) for folder in (small, quantized))
+    told = run("report", small, "--beside", quantized)
+    assert told.code == 0, told.err
+    page = (small / "report.html").read_text()
+    assert "No 4-bit baseline" not in page
+    assert [c.split()[0] for c in cells_of(page, "whole model, size")[:3]] == [
+        f"{o['bytes'] / 1e3:.2f}" for o in (found["dense_total"], found["small_total"], other["small_total"])
+    ]
+    assert cells_of(page, "KL divergence, nats a token")[1:3] == [
+        f"{o['score']['divergence']:.4f}" for o in (found, other)
+    ]
+    assert len([c for c in cells_of(page, "tokens a second, reading") if c != "–"]) == 4
+    assert "four" in [m["what"].split(",")[0] for m in frontier_marks(page)]
+    assert "structures asymmetric" in page or "structures symmetric" in page
+
+
+def frontier_marks(page):
+    (layer,) = (layer for layer in data_of(page)["charts"]["frontier"]["layer"] if layer["data"]["name"] == "marks")
+    return layer["data"]["values"]
+
+
+def test_speed_of_another_machine_is_not_set_beside(small, quantized, tmp_path):
+    other = shutil.copytree(quantized, tmp_path / "other")
+    told = json.loads((other / "report.json").read_text())
+    told["machine"]["system"] = "elsewhere"
+    (other / "report.json").write_text(json.dumps(told))
+    page = report(small, beside=[other]).read_text()
+    assert cells_of(page, "tokens a second, reading")[2] == "–"
+    assert "or elsewhere" in page
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "said"),
+    [
+        (("asked", "digest"), "other", "not made from the same model"),
+        (("score", "protocol", "ids_sha256"), "other", "only one protocol compares"),
+        (("score", "protocol", "window"), 8, "only one protocol compares"),
+        (("score",), None, "another version"),
+    ],
+)
+def test_what_was_measured_otherwise_cannot_stand_beside(entry, value, said, small, quantized, refused, tmp_path):
+    other = shutil.copytree(quantized, tmp_path / "other")
+    told = at = json.loads((other / "report.json").read_text())
+    for key in entry[:-1]:
+        at = at[key]
+    at[entry[-1]] = value
+    (other / "report.json").write_text(json.dumps(told))
+    before = (small / "report.html").read_text()
+    assert said in refused("report", small, "--beside", other)
+    assert (small / "report.html").read_text() == before
+
+
+def test_only_a_compressed_model_stands_beside(small, refused, tmp_path):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "compare.json").write_text(json.dumps({"cells": {}}))
+    assert "holds a comparison" in refused("report", small, "--beside", tmp_path / "table")
+    assert "put others beside" in refused("report", tmp_path / "table", "--beside", small)
+    assert "no folder" in refused("report", small, "--beside", tmp_path / "nowhere")
+
+
+def test_the_page_says_how_to_measure_the_baseline_that_it_lacks(compressed, run, work, tmp_path):
+    """The command on the page is one that can be run, and its folder may stand beside."""
     made = compressed("llama")
-    found = made.document("report.json")
-    assert "4 bits" not in report_page.page(found, None, missing="-")
-    found["baselines"] = {"4 bits": {"total": {**found["small_total"], "bytes": 123_000}, "score": found["score"]}}
-    found["speed"] = {"dense": 10.0, "compressed": 15.0, "4 bits": 20.0}
-    page = report_page.page(found, None, missing="-")
-    assert "4 bits" in page
-    assert "123.00 kB" in page
-    assert "× 1.50" in page
-    assert "Not measured" not in page
+    page = (made.folder / "report.html").read_text()
+    first = html.unescape(re.search(r"draw it here:</p><pre><code>(.*?)\n", page)[1])
+    words = shlex.split(first)
+    words[words.index("--out") + 1] = str(tmp_path / "quantized")
+    told = run(*words[1:], "--work", work)
+    assert told.code == 0, told.err
+    report(made.folder, tmp_path / "page.html", beside=[tmp_path / "quantized"])
+    assert "quantized" in (tmp_path / "page.html").read_text()
+
+
+# ── what a training leaves ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session", params=["heal", "refine"])
+def taught(request, compressed, run, work, tmp_path_factory):
+    """(the step, its folder)."""
+    out = tmp_path_factory.mktemp(request.param) / "taught"
+    told = run(request.param, compressed("llama").folder, "--work", work, "--out", out)
+    assert told.code == 0, told.err
+    return request.param, out
+
+
+def test_a_training_has_a_page(taught, run, tmp_path):
+    step, folder = taught
+    told = run("report", folder, "--out", tmp_path / "again.html")
+    assert told.code == 0, told.err
+    page = (tmp_path / "again.html").read_text()
+    assert page == (folder / "report.html").read_text()
+    found = json.loads((folder / f"{step}.json").read_text())
+    assert cells_of(page, "KL divergence, nats a token") == [
+        "0", *(f"{found[when]['divergence']:.4f}" for when in ("before", "after"))
+    ]  # fmt: skip
+    assert [s["step"] for s in found["history"]] == ["compress", step]
+    for s in found["history"]:
+        assert s["calibration"]["ids_sha256"] in page
+        assert f"<li>{s['step']}: " in page
+
+
+def test_a_trained_model_may_stand_beside(taught, compressed, tmp_path):
+    step, folder = taught
+    page = report(compressed("llama").folder, tmp_path / "page.html", beside=[folder]).read_text()
+    found = json.loads((folder / f"{step}.json").read_text())
+    assert cells_of(page, "KL divergence, nats a token")[2] == f"{found['after']['divergence']:.4f}"
+    assert cells_of(page, "linear layers, size")[2] == "–"
+    assert f"; then {step}" in page
 
 
 def test_the_command_on_the_page_asks_for_the_same(compressed, run, tmp_path, work):
@@ -149,7 +264,7 @@ def test_names_from_a_model_cannot_become_markup(compressed):
 
 
 def test_a_folder_without_files_is_refused(refused, tmp_path):
-    assert "no report.json" in refused("report", tmp_path)
+    assert "no report.json and no heal.json" in refused("report", tmp_path)
     assert "no folder" in refused("report", tmp_path / "nowhere")
 
 

@@ -6,7 +6,7 @@ const find = (selector) => document.querySelector(selector);
 const narrow = matchMedia("(max-width: 700px)");
 const percent = (x) => `${(100 * x).toFixed(1)} %`;
 const short = (x) => (x === 0 ? "0" : Math.abs(x) < 0.001 || Math.abs(x) >= 10000 ? x.toExponential(2) : x.toPrecision(3));
-const millions = (x) => `${(x / 1e6).toFixed(2)} M`;
+const many = (x) => (x < 1e6 ? `${(x / 1e3).toFixed(2)} k` : `${(x / 1e6).toFixed(2)} M`);
 
 /** A new element: its attributes, and text or elements inside. Text is never read as HTML. */
 function make(tag, attributes, ...inside) {
@@ -147,7 +147,7 @@ function shown() {
   const option = data.choices[weight.name];
   find(".picked h3").textContent = weight.name;
   const facts = [
-    ["shape", `${weight.shape[0]} × ${weight.shape[1]}, ${millions(weight.cost.params)} parameters`],
+    ["shape", `${weight.shape[0]} × ${weight.shape[1]}, ${many(weight.cost.params)} parameters`],
     ["becomes", option.structure === "dense" ? "dense: left as it is" : `${option.structure} of size ${option.size}`],
     ["kept", `${percent(keptOf(weight))} of its parameters`],
     ["predicted loss", `${short(loss(weight.name))} ${data.unit}${total() > 0 ? `, ${percent(loss(weight.name) / total())} of the whole` : ""}`],

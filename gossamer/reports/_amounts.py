@@ -1,0 +1,32 @@
+"""Amounts as people write them."""
+
+from gossamer.vocabulary import Unit
+
+SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def amount(unit: Unit, value: float) -> str:
+    """An amount of a budget."""
+    return size(value) if unit == "bytes" else f"{value:g}"
+
+
+def size(count: float, like: float | None = None) -> str:
+    """Bytes, in the unit that leaves few digits of `like`, by default of themselves."""
+    return _scaled(count, like, "B")
+
+
+def many(count: float, like: float | None = None) -> str:
+    """A count of numbers or multiply-adds, in the same way."""
+    return _scaled(count, like, "")
+
+
+def rate(count: float) -> str:
+    """So many a second."""
+    return f"{count:.0f}" if count >= 100 else f"{count:.3g}"
+
+
+def _scaled(count: float, like: float | None, of: str) -> str:
+    for scale, name in SCALES:
+        if (count if like is None else like) >= scale:
+            return f"{count / scale:.2f} {name}{of}"
+    return f"{count:.0f} {of}".strip()
