@@ -7,7 +7,8 @@ SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def amount(unit: Unit, value: float) -> str:
     """An amount of a budget."""
-    return size(value) if unit == "bytes" else f"{value:g}"
+    of = {"params": "of the parameters", "macs": "of the multiply-adds", "bits": "bits a weight"}
+    return size(value) if unit == "bytes" else f"{value:g} {of[unit]}"
 
 
 def size(count: float, like: float | None = None) -> str:

@@ -82,7 +82,7 @@ def frontier(line: Sequence[tuple[float, float]], marks: Rows, unit: str, loss: 
     low = min([m["y"] for m in marked if m["y"] > 0], default=top / 1e3)
     ends = [max(low / 10, top / 1e6), top]
     kinds = list(dict.fromkeys(m["what"] for m in marked)) or ["this plan"]
-    x = _number("x", axis, [0, max((p["x"] for p in shown), default=1.0)])
+    x = _number("x", axis, [0, max((p["x"] for p in [*shown, *marked]), default=1.0)])
     y = _number("y", loss, _decades(ends), log=True)
     return _spec(
         [

@@ -47,6 +47,6 @@ def ran(found: Json) -> dict[str, str]:
     return {
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in found["seconds"].items()),
         "peak memory": size(found["peak_memory"]),
-        "machine": f"{on.pop('system')}, {on.pop('cores')} threads",
+        "machine": f"{on.pop('system')}, threads: {on.pop('cores')}",
         "versions": ", ".join(f"{k} {v}" for k, v in on.items()),
     }

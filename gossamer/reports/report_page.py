@@ -75,16 +75,17 @@ def _figures(report: Json, beside: Mapping[str, Json]) -> str:
         ):
             dense, small = old[unit], report[key][unit]
             more = [written(o[key][unit], dense) if key in o else "–" for o in others]
-            rows.append((f"{name}, {what}", written(dense), written(small, dense), *more, _bar(small / dense)))
+            rows.append((f"{name}, {what}", written(dense), written(small, dense), _bar(small / dense), *more))
     if score["nats"] is not None:
-        each = [exp(min(nats, 700)) for nats in (score["dense_nats"], *_each("nats", report, others))]
-        rows.append(("perplexity", *(f"{x:.2f}" for x in each), f"× {each[1] / each[0]:.3f}"))
-    rows.append((apart(score["nats"]), "0", *(f"{x:.4f}" for x in _each("divergence", report, others)), ""))
+        old, new, *each = (exp(min(nats, 700)) for nats in (score["dense_nats"], *_each("nats", report, others)))
+        rows.append(("perplexity", f"{old:.2f}", f"{new:.2f}", f"× {new / old:.3f}", *(f"{x:.2f}" for x in each)))
+    mine, *theirs = (f"{x:.4f}" for x in _each("divergence", report, others))
+    rows.append((apart(score["nats"]), "0", mine, "", *theirs))
     speed = report["speed"]
     fast = [rate(o["speed"]["compressed"]) if _same_machine(o, report) else "–" for o in others]
     ratio = f"× {speed['compressed'] / speed['dense']:.2f}"
-    rows.append(("tokens a second, reading", rate(speed["dense"]), rate(speed["compressed"]), *fast, ratio))
-    heads = ("", "dense", "compressed", *map(escape, beside), "kept")
+    rows.append(("tokens a second, reading", rate(speed["dense"]), rate(speed["compressed"]), ratio, *fast))
+    heads = ("", "dense", "compressed", "kept", *map(escape, beside))
     said = f"Tokens a second: {timed(speed)}."
     if "–" in fast:
         said += " Where there is none (–), it was not measured, or elsewhere."
@@ -215,7 +216,7 @@ def _other(other: Json) -> str:
     asked = other["asked"]
     unit, much = asked["budget"]["unit"], asked["budget"]["amount"]
     then = "".join(f"; then {step}" for step in other.get("then", ()))
-    return f"{OF[unit]} {amount(unit, much)}; {method(asked['settings'])}{then}"
+    return f"{amount(unit, much)}; {method(asked['settings'])}{then}"
 
 
 def command(report: Json) -> str:

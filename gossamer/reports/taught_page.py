@@ -6,7 +6,7 @@ from math import exp
 from typing import Any
 
 from gossamer.reports._amounts import amount, many, size
-from gossamer.reports._page import OF, document, facts, table
+from gossamer.reports._page import document, facts, table
 from gossamer.reports._words import apart, method, ran, text
 
 Json = Mapping[str, Any]
@@ -59,7 +59,7 @@ def _step(step: Json) -> str:
     settings = step["settings"]
     if "budget" in step:
         unit, much = step["budget"]["unit"], step["budget"]["amount"]
-        return f"{step['step']}: {OF[unit]} {amount(unit, much)}; {method(settings)}; {text(step['calibration'])}"
+        return f"{step['step']}: {amount(unit, much)}; {method(settings)}; {text(step['calibration'])}"
     return f"{step['step']}: rate {settings['rate']:g}, seed {settings['seed']}; {text(step['calibration'])}"
 
 

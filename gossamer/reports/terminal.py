@@ -50,14 +50,19 @@ def report(found: Report, console: Console) -> None:
     console.print(table)
     line(
         f"judged on {judged(found.score.protocol)}; allocation {found.allocator}, predicted loss "
-        f"{found.predicted:.3f}{_settled(found)}, {found.unit}{_race(found)}",
+        f"{found.predicted:.3f} ({found.unit}{_settled(found)}){_race(found)}",
         console,
     )
     line(f"tokens a second: {timed(asdict(found.speed))}", console)
     line(_spent(found.seconds, found.peak_memory), console)
-    if (Path(found.out) / PAGE).exists():
-        line(f"page: {Path(found.out) / PAGE}", console)
+    _page(found.out, console)
     samples(found.samples, console)
+
+
+def _page(out: str, console: Console) -> None:
+    """Where the page is, if there is one."""
+    if (Path(out) / PAGE).exists():
+        line(f"page: {Path(out) / PAGE}", console)
 
 
 def _spent(seconds: Mapping[str, float], peak: int) -> str:
@@ -67,7 +72,7 @@ def _spent(seconds: Mapping[str, float], peak: int) -> str:
 
 def _settled(found: Report) -> str:
     """What the solvers made of the prediction, where they did not keep it to the digit."""
-    return "" if f"{found.paid:.3f}" == f"{found.predicted:.3f}" else f" ({found.paid:.3f} as solved)"
+    return "" if f"{found.paid:.3f}" == f"{found.predicted:.3f}" else f"; {found.paid:.3f} as solved"
 
 
 def _race(found: Report) -> str:
@@ -155,6 +160,7 @@ def taught(
     c.print(table)
     line(f"judged on {judged(after.protocol)}", c)
     line(_spent(cost, peak), c)
+    _page(out, c)
 
 
 def samples(texts: Mapping[str, str], console: Console) -> None:
