@@ -154,6 +154,13 @@ class Budget:
                 f"{percent}."
             )
 
+    @property
+    def label(self) -> str:
+        """As a comparison heads its columns: 0.6, 0.5 macs, 4 bits, 120 MB; `labelled` reads the unit back."""
+        if self.unit == "bytes":
+            return f"{self.amount / 1e6:.12g} MB"
+        return f"{self.amount:g}" if self.unit == "params" else f"{self.amount:g} {self.unit}"
+
     def limit(self, dense: Cost, fixed: int) -> int:
         """How much of this unit the sites may use, where they cost `dense` now and what else counts takes `fixed`."""
         if self.unit == "bits":
@@ -171,6 +178,12 @@ class Budget:
                 f"A budget of {self.amount / 1e6:.1f} MB is needless: the dense model takes {taken:.1f} MB."
             )
         return int(self.amount) - fixed
+
+
+def labelled(label: str) -> Unit:
+    """The unit of a budget with this label."""
+    units: Mapping[str, Unit] = {"": "params", "macs": "macs", "bits": "bits", "MB": "bytes"}
+    return units[label.partition(" ")[2]]
 
 
 @dataclass(frozen=True, kw_only=True)

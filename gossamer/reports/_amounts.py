@@ -5,6 +5,21 @@ from gossamer.vocabulary import Unit
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
+def counts(unit: Unit, layers: str = "linear layers") -> str:
+    """What a budget in this unit counts, `layers` being those that may be rewritten."""
+    return {
+        "params": f"parameters of the {layers} kept",
+        "macs": f"multiply-adds of the {layers} kept",
+        "bytes": "bytes of all weights",
+        "bits": f"bits a weight of the {layers}",
+    }[unit]
+
+
+def axis(unit: Unit, layers: str = "linear layers") -> str:
+    """The same as the title of an axis."""
+    return "size of all weights, MB" if unit == "bytes" else counts(unit, layers)
+
+
 def amount(unit: Unit, value: float) -> str:
     """An amount of a budget."""
     of = {"params": "of the parameters", "macs": "of the multiply-adds", "bits": "bits a weight"}

@@ -13,16 +13,6 @@ from typing import Any
 
 import vl_convert
 
-from gossamer.vocabulary import Unit
-
-OF: Mapping[Unit, str] = {
-    "params": "parameters of the linear layers kept",
-    "macs": "multiply-adds of the linear layers kept",
-    "bytes": "bytes of all weights",
-    "bits": "bits a weight of the linear layers",
-}
-"""What a budget counts."""
-
 
 @functools.cache
 def _library() -> str:

@@ -6,8 +6,8 @@ from math import ceil, floor
 from typing import Any
 
 from gossamer.reports import _charts
-from gossamer.reports._amounts import many, size
-from gossamer.reports._page import OF, chart, document, table
+from gossamer.reports._amounts import axis, counts, many, size
+from gossamer.reports._page import chart, document, table
 from gossamer.reports._pictures import MAP, model_data
 from gossamer.vocabulary import Cost, Unit
 
@@ -24,9 +24,8 @@ def page(land: Json, *, of: str, others: Mapping[str, str], token: str) -> str:
     units = [_unit(unit, land) for unit in SCALE]
     data = model_data(land) | {"units": units, "of": of, "token": token, "frontiers": land["frontiers"]}
     for unit in SCALE:
-        axis = OF[unit] + (", MB" if unit == "bytes" else "")
         line = land["frontiers"][unit]
-        data["charts"][f"frontier {unit}"] = _charts.frontier(line, [], unit, f"loss, {land['unit']}", axis)
+        data["charts"][f"frontier {unit}"] = _charts.frontier(line, [], unit, f"loss, {land['unit']}", axis(unit))
     body = f"{_board(units, of, others)}{_now(land)}{MAP}"
     return document(land["model"], "Explore budgets", body, data, asks=True)
 
@@ -65,7 +64,7 @@ def _unit(unit: Unit, land: Json) -> dict[str, Any]:
 
 
 def _board(units: Sequence[Json], of: str, others: Mapping[str, str]) -> str:
-    choice = "".join(f'<option value="{u["name"]}">{OF[u["name"]]}</option>' for u in units)
+    choice = "".join(f'<option value="{u["name"]}">{counts(u["name"])}</option>' for u in units)
     models = "".join(
         f'<option value="{escape(key)}"{" selected" if key == of else ""}>{escape(name)}</option>'
         for key, name in others.items()

@@ -8,9 +8,9 @@ from typing import Any
 
 from gossamer.errors import WorkError
 from gossamer.reports import _charts
-from gossamer.reports._amounts import amount, many, rate, size
+from gossamer.reports._amounts import amount, axis, counts, many, rate, size
 from gossamer.reports._layers import check
-from gossamer.reports._page import OF, chart, document, facts, note, table
+from gossamer.reports._page import chart, document, facts, note, table
 from gossamer.reports._pictures import MAP, model_data
 from gossamer.reports._words import apart, method, ran, text, timed
 from gossamer.vocabulary import counted
@@ -43,7 +43,12 @@ def page(report: Any, landscape: Any | None, *, missing: str = "", beside: Mappi
         body.append(MAP)
     body += [_samples(report["samples"]), _provenance(report, beside)]
     title = f"{report['model']} at {amount(asked['unit'], asked['amount'])}"
-    return document(title, f"Compression report · {OF[asked['unit']]}", "\n".join(body), data)
+    return document(
+        title,
+        f"Compression report · {counts(asked['unit'], counted(report['asked']['settings']))}",
+        "\n".join(body),
+        data,
+    )
 
 
 def _lead(report: Json) -> str:
@@ -125,7 +130,7 @@ def _bar(share: float) -> str:
 
 def _charted(report: Json, landscape: Json, beside: Mapping[str, Json], charts: dict[str, Any]) -> str:
     asked, unit = report["asked"]["budget"], landscape["unit"]
-    axis = OF[asked["unit"]] + (", MB" if asked["unit"] == "bytes" else "")
+    title = axis(asked["unit"], counted(report["asked"]["settings"]))
     x = _amount_used(report)
     marks, points = _measured(report, landscape, x)
     if unit == LOSS:
@@ -135,7 +140,7 @@ def _charted(report: Json, landscape: Json, beside: Mapping[str, Json], charts: 
             if "small" in other
         ]
     charts["frontier"] = _charts.frontier(
-        landscape["frontiers"][asked["unit"]], marks, asked["unit"], f"loss, {unit}", axis
+        landscape["frontiers"][asked["unit"]], marks, asked["unit"], f"loss, {unit}", title
     )
     said = "; ".join(f"{m['what']} {m['y']:.4g}" for m in marks)
     first = chart("frontier", "Least predicted loss over the budget", f"At {amount(asked['unit'], x)}: {said}.")

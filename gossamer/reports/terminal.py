@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gossamer.reports._amounts import many, rate, size
+from gossamer.reports._amounts import counts, many, rate, size
 from gossamer.reports._words import apart, judged, timed
-from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site, Speed, counted
+from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site, Speed, counted, labelled
 
 PAGE = "report.html"
 UNLIMITED = 10_000
@@ -181,7 +181,8 @@ def sites(
     longest = max((len(site.name) for site in found), default=0)
     narrow = c.width < longest + 12 * len(ranks) + 40
     shared = _shared([site.name for site in found]) if narrow else ""
-    table = Table(title=f"predicted loss by kept rank, {unit}", title_justify="left")
+    line(f"predicted loss by kept rank, {unit}", c)
+    table = Table()
     table.add_column(f"{shared}…" if shared else "layer", overflow="fold")
     table.add_column("shape", justify="right", no_wrap=True)
     for share in ranks:
@@ -234,11 +235,11 @@ def _spark(errors: Sequence[float], width: int) -> str:
 
 def comparison(cells: Mapping[str, Mapping[str, Any]], out: str, console: Console) -> None:
     """`compare`: a row a method, a column a budget; who wins each budget, and how far behind the others are."""
-    rows = list(dict.fromkeys(key.split()[0] for key in cells))
+    rows = list(dict.fromkeys(key.partition(" ")[0] for key in cells))
     best = winners(cells)
     budgets = list(best)
-    layers = counted(next((cell["settings"] for cell in cells.values() if "settings" in cell), {}))
-    table = Table(title=f"perplexity by kept parameters of the {layers}", title_justify="left")
+    line(what_is_compared(cells), console)
+    table = Table()
     table.add_column("method")
     for budget in budgets:
         table.add_column(budget, justify="right")
@@ -257,11 +258,22 @@ def comparison(cells: Mapping[str, Mapping[str, Any]], out: str, console: Consol
     line(f"page: {Path(out) / 'compare.html'}", console)
 
 
+def what_is_compared(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """What stands in the cells, and what their columns count."""
+    units = dict.fromkeys(labelled(key.partition(" ")[2]) for key in cells)
+    return f"perplexity by {', by '.join(counts(unit, layers_of(cells)) for unit in units)}"
+
+
+def layers_of(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """The layers that budgets of these cells are about."""
+    return counted(next((cell["settings"] for cell in cells.values() if "settings" in cell), {}))
+
+
 def winners(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
     """Budget → the method that is best there, None where all failed."""
     columns: dict[str, dict[str, Mapping[str, Any]]] = {}
     for key, cell in cells.items():
-        method, budget = key.split()
+        method, _, budget = key.partition(" ")
         columns.setdefault(budget, {})[method] = cell
     return {budget: _best(column) for budget, column in columns.items()}
 
@@ -297,7 +309,8 @@ def _lead(winner: str, budget: str, cells: Mapping[str, Mapping[str, Any]]) -> s
     behind = []
     for key, cell in cells.items():
         theirs = cell.get("by_window") or []
-        if key.split()[1] == budget and key.split()[0] != winner and len(theirs) == len(mine) > 1:
-            apart = [b - a for a, b in zip(mine, theirs, strict=True)]
-            behind.append(f"{key.split()[0]} +{fmean(apart):.3f} ± {stdev(apart) / math.sqrt(len(apart)):.3f}")
+        method, _, at = key.partition(" ")
+        if at == budget and method != winner and len(theirs) == len(mine) > 1:
+            rises = [b - a for a, b in zip(mine, theirs, strict=True)]
+            behind.append(f"{method} +{fmean(rises):.3f} ± {stdev(rises) / math.sqrt(len(rises)):.3f}")
     return f"{budget}: {winner} is best" + (f"; nats a token above it: {', '.join(behind)}" if behind else "")

@@ -13,7 +13,7 @@ from gossamer import budgets, discover
 from gossamer.budgets import Allocator, spelled_out, tied
 from gossamer.budgets._quiet import quiet
 from gossamer.errors import BudgetError
-from gossamer.vocabulary import Cost, Curve, Option
+from gossamer.vocabulary import Budget, Cost, Curve, Option, labelled
 
 ALLOCATORS = discover.catalogue(budgets, Allocator)
 KNAPSACK, UNIFORM = ALLOCATORS["knapsack"](), ALLOCATORS["uniform"]()
@@ -387,3 +387,10 @@ def test_tied_sites_lose_what_their_members_lose_together():
     curves = [probed("a", 100, (40, 0.2), (50, None)), probed("b", 100, (40, 0.3), (50, 0.1))]
     (bundle,) = tied(curves, {"a": "a", "b": "a"})
     assert [o.sensitivity for o in bundle.curve.options] == [None, pytest.approx(0.5), None]
+
+
+@pytest.mark.parametrize(("unit", "amount"), [("params", 0.6), ("macs", 0.5), ("bits", 3.3), ("bytes", 120_500_001.0)])
+def test_a_budget_s_label_says_its_unit_and_its_amount(unit, amount):
+    label = Budget(unit=unit, amount=amount).label
+    assert labelled(label) == unit
+    assert float(label.split()[0]) * (1e6 if unit == "bytes" else 1) == amount

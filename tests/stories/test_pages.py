@@ -403,6 +403,7 @@ def test_in_a_pipe_a_row_is_a_line(run, model_folder, tiny, work, monkeypatch):
     rows = [line for line in told.out.splitlines() if "_proj" in line]
     assert len(rows) == 14
     assert all("model.layers." in row for row in rows)
+    assert told.out == "".join(f"{line.rstrip()}\n" for line in told.out.splitlines())
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -442,6 +443,19 @@ def test_quiet_prints_nothing(run, model_folder, tiny, work, tmp_path):
 
 
 # ── compare ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_comparison_in_several_units_has_a_chart_for_each():
+    cells = {
+        "a 0.6": cell(20.0), "b 0.6": {"failed": "takes no fewer parameters"},
+        "a 4 bits": cell(30.0, bits=3.9), "b 4 bits": cell(12.0, bits=4.0),
+    }  # fmt: skip
+    page = compare_page.page({"cells": cells})
+    assert "At 0.6: a is best. At 4 bits: b is best." in page
+    drawn = {name: spec["data"]["values"] for name, spec in data_of(page)["charts"].items() if "methods" in name}
+    assert [(v["what"], v["x"]) for v in drawn["methods, params"]] == [("a", 0.6)]
+    assert [(v["what"], v["x"]) for v in drawn["methods, bits"]] == [("a", 3.9), ("b", 4.0)]
+    assert '<th scope="col">4 bits</th>' in page
 
 
 def cell(perplexity, **more):
