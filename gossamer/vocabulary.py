@@ -158,7 +158,7 @@ class Budget:
     def label(self) -> str:
         """As a comparison heads its columns: 0.6, 0.5 macs, 4 bits, 120 MB; `labelled` reads the unit back."""
         if self.unit == "bytes":
-            return f"{self.amount / 1e6:.12g} MB"
+            return f"{self.amount / 1e6:.12g} MB" if self.amount >= 1e6 else f"{self.amount / 1e3:.12g} kB"
         return f"{self.amount:g}" if self.unit == "params" else f"{self.amount:g} {self.unit}"
 
     def limit(self, dense: Cost, fixed: int) -> int:
@@ -182,7 +182,7 @@ class Budget:
 
 def labelled(label: str) -> Unit:
     """The unit of a budget with this label."""
-    units: Mapping[str, Unit] = {"": "params", "macs": "macs", "bits": "bits", "MB": "bytes"}
+    units: Mapping[str, Unit] = {"": "params", "macs": "macs", "bits": "bits", "MB": "bytes", "kB": "bytes"}
     return units[label.partition(" ")[2]]
 
 

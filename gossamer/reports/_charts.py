@@ -61,10 +61,19 @@ def _number(name: str, title: str, domain: Sequence[float] | None = None, log: b
     if domain is not None:
         scale["domain"] = list(domain)
     if log:
-        each = (1, 2, 5) if domain is not None and domain[1] <= 100 * domain[0] else (1,)
-        axis = {"values": [k * 10.0**e for e in range(-15, 12) for k in each], "format": "~g", "labelOverlap": "greedy"}
+        axis = {"values": _ticks(domain), "format": "~g", "labelOverlap": "greedy"}
     lines = title.replace(", ", ",\n", 1).split("\n") if len(title) > 36 else title
     return {"field": name, "type": "quantitative", "title": lines, "scale": {"nice": False, **scale}, "axis": axis}
+
+
+def _ticks(domain: Sequence[float] | None) -> list[float]:
+    """Lines on a logarithmic axis: decades, some in each where there are few, and equal steps within less than one."""
+    if domain is not None and domain[1] < 10 * domain[0]:
+        rough = (domain[1] - domain[0]) / 6
+        step = min((k * 10.0 ** math.floor(math.log10(rough)) for k in (1, 2, 5, 10)), key=lambda s: abs(s - rough))
+        return [round(k * step, 12) for k in range(math.ceil(domain[0] / step), math.floor(domain[1] / step) + 1)]
+    each = (1, 2, 5) if domain is not None and domain[1] <= 100 * domain[0] else (1,)
+    return [k * 10.0**e for e in range(-15, 12) for k in each]
 
 
 def _decades(values: Sequence[float], below: float = 1.0) -> list[float]:

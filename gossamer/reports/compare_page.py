@@ -6,7 +6,7 @@ from typing import Any
 
 from gossamer.reports import _charts
 from gossamer.reports._amounts import axis
-from gossamer.reports._page import chart, document, note, table
+from gossamer.reports._page import chart, document, table
 from gossamer.reports._words import judged
 from gossamer.reports.terminal import layers_of, leads, what_is_compared, winners
 from gossamer.vocabulary import Unit, labelled
@@ -25,8 +25,14 @@ def page(comparison: Json) -> str:
         body.insert(0, f'<p class="lead">{escape(_lead(cells))}</p>')
         body.append(_charted(done, charts))
         body.append(_protocol(next(iter(done.values()))))
-    body += [note(f"{key} failed: {cell['failed']}") for key, cell in cells.items() if "failed" in cell]
+    body.append(_failed(cells))
     return document("Methods side by side", "Comparison under one protocol", "\n".join(body), {"charts": charts})
+
+
+def _failed(cells: Json) -> str:
+    failed = {key: cell["failed"] for key, cell in cells.items() if "failed" in cell}
+    said = "".join(f"<li>{escape(f'{key}: {why}')}</li>" for key, why in failed.items())
+    return f"<section><h2>What failed</h2><ul>{said}</ul></section>" if said else ""
 
 
 def _lead(cells: Json) -> str:

@@ -389,8 +389,10 @@ def test_tied_sites_lose_what_their_members_lose_together():
     assert [o.sensitivity for o in bundle.curve.options] == [None, pytest.approx(0.5), None]
 
 
-@pytest.mark.parametrize(("unit", "amount"), [("params", 0.6), ("macs", 0.5), ("bits", 3.3), ("bytes", 120_500_001.0)])
+@pytest.mark.parametrize(
+    ("unit", "amount"), [("params", 0.6), ("macs", 0.5), ("bits", 3.3), ("bytes", 120_500_001.0), ("bytes", 7e4)]
+)
 def test_a_budget_s_label_says_its_unit_and_its_amount(unit, amount):
     label = Budget(unit=unit, amount=amount).label
     assert labelled(label) == unit
-    assert float(label.split()[0]) * (1e6 if unit == "bytes" else 1) == amount
+    assert float(label.split()[0]) * {"MB": 1e6, "kB": 1e3}.get(label.split()[-1], 1) == amount

@@ -62,11 +62,11 @@ def test_budgets_may_be_bits_bytes_and_multiply_adds(ask, within, tmp_path):
     assert told.code == 0, told.err
     found = cells(tmp_path)
     assert [key for key in found if key.startswith("rtn ")] == [
-        "rtn 0.7", "rtn 0.06 MB", "rtn 0.7 macs", "rtn 6 bits", "rtn 8 bits"
+        "rtn 0.7", "rtn 60 kB", "rtn 0.7 macs", "rtn 6 bits", "rtn 8 bits"
     ]  # fmt: skip
     assert "--bits 4" in found["rtn 0.7"]["failed"]
     assert found["rtn 6 bits"]["bits"] <= 6 and found["rtn 6 bits"]["kept"] >= 1
-    assert found["rtn 0.06 MB"]["bytes"] <= 60_000 and found["svd 0.06 MB"]["bytes"] <= 60_000
+    assert found["rtn 60 kB"]["bytes"] <= 60_000 and found["svd 60 kB"]["bytes"] <= 60_000
     assert found["svd 0.7 macs"]["macs"] <= 0.7
     assert "parameters of the linear layers kept, by bytes of all weights, by multiply-adds" in told.out
     best = min(("svd", "rtn"), key=lambda name: found[f"{name} 6 bits"]["perplexity"])

@@ -17,7 +17,7 @@ from gossamer.errors import WorkError
 from gossamer.recipes.explore import Desk
 from gossamer.recipes.planning import landscape, make_plan, remembered
 from gossamer.recipes.report import report
-from gossamer.reports import compare_page, report_page, terminal
+from gossamer.reports import _charts, compare_page, report_page, terminal
 from gossamer.reports._layers import place
 
 UNITS = ("params", "macs", "bytes")
@@ -458,6 +458,13 @@ def test_a_comparison_in_several_units_has_a_chart_for_each():
     assert '<th scope="col">4 bits</th>' in page
 
 
+@pytest.mark.parametrize("ends", [(0.9, 1.2), (200, 700), (23.0, 24.5), (1.0, 9.0), (1.0, 80.0), (1e-6, 3.0)])
+def test_every_logarithmic_axis_has_numbers(ends):
+    inside = [tick for tick in _charts._ticks(ends) if ends[0] <= tick <= ends[1]]
+    assert 3 <= len(inside) <= 13
+    assert inside == sorted(inside)
+
+
 def cell(perplexity, **more):
     protocol = {"source": "t", "windows": 2, "window": 8, "ids_sha256": "0", "dtype": "float32"}
     return {
@@ -472,7 +479,7 @@ def test_a_comparison_names_the_winner_and_keeps_failures_in_their_cell():
     assert "At 0.6: b is best." in page
     assert '<td class="best">15.00 ★</td>' in page
     assert "<td>failed</td>" in page
-    assert "c 0.6 failed: no memory" in page
+    assert "<li>c 0.6: no memory</li>" in page
     assert "a +0.450" in page
     for spec in data_of(page)["charts"].values():
         assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400})
