@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from math import exp, inf
 from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gossamer.errors import BudgetError, ModelError, PlanError, TextError
 
@@ -105,6 +109,20 @@ class Curve:
     site: str
     options: tuple[Option, ...]
     influence: float = 1.0
+
+    @cached_property
+    def errors(self) -> NDArray[np.float64]:
+        """The options' errors, in their order."""
+        return np.array([option.error for option in self.options])
+
+    def costs(self, unit: Unit) -> NDArray[np.int64]:
+        """The options' costs in one unit, in their order."""
+        return self._costs["bytes"] * 8 if unit == "bits" else self._costs[unit]
+
+    @cached_property
+    def _costs(self) -> dict[str, NDArray[np.int64]]:
+        rows = np.array([(o.cost.params, o.cost.bytes, o.cost.macs) for o in self.options], dtype=np.int64)
+        return dict(zip(("params", "bytes", "macs"), rows.T.copy(), strict=True))
 
     @property
     def dense(self) -> Option:

@@ -15,7 +15,7 @@ from rich.console import Console
 from gossamer import Budget, plan, settings
 from gossamer.errors import WorkError
 from gossamer.recipes.explore import Desk
-from gossamer.recipes.planning import landscape, make_plan, remembered
+from gossamer.recipes.planning import Bundles, landscape, make_plan, remembered
 from gossamer.recipes.report import report
 from gossamer.reports import _charts, compare_page, report_page, terminal
 from gossamer.reports._layers import place
@@ -380,6 +380,17 @@ def test_explore_shows_and_writes_what_plan_writes(offer, run, tiny, tmp_path):
         assert {n: (o["structure"], o["size"]) for n, o in shown.items()} == {
             n: (o["structure"], o["size"]) for n, o in expected["choices"].items()
         }
+
+
+def test_plans_that_share_their_bundles_are_those_made_alone(offer):
+    """`explore` works out once what no budget changes; its plans must be those of `gossamer plan` all the same."""
+    found = offer[2]
+    shared = Bundles(found, "knapsack")
+    for budget in (Budget(unit=unit, amount=a) for unit in ("params", "macs", "bits") for a in (0.4, 0.75)):
+        budget = replace(budget, amount=32 * budget.amount) if budget.unit == "bits" else budget
+        assert make_plan(found, budget, "knapsack", shared) == make_plan(found, budget, "knapsack")
+    first = [make_plan(found, Budget(unit="params", amount=0.6), "knapsack")]
+    assert landscape(found, first, shared) == landscape(found, first)
 
 
 def test_explore_refuses_what_it_cannot_plan_with(offer, refused, tmp_path):

@@ -216,6 +216,7 @@ function want(amount) {
   explore.asked = { unit: find("#unit").value, amount };
   const about = between(data.frontiers[explore.asked.unit], amount * unitOf().scale);
   find("#predicted").textContent = `${short(about)} ${data.unit}`;
+  find("#bound").textContent = ", read off the line; the plan is being made …";
   document.body.classList.add("waiting");
   if (!explore.busy) ask();
 }
@@ -241,7 +242,7 @@ async function follow(plan, amount) {
   document.body.classList.remove("waiting");
   find("#write").disabled = "error" in plan;
   say(plan.error ?? "");
-  if (plan.error) return;
+  if (plan.error) return find("#bound").replaceChildren();
   data.choices = plan.choices;
   data.amount = amount;
   find("#predicted").textContent = `${short(plan.predicted)} ${data.unit}`;
