@@ -12,7 +12,7 @@ from gossamer.checkpoints.store import write_json
 from gossamer.errors import OutputError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import sample
-from gossamer.recipes.measuring import default_work, longest_window
+from gossamer.recipes.measuring import default_work, longest_window, shortened
 from gossamer.vocabulary import Progress, Score, silent
 
 
@@ -25,6 +25,7 @@ class Evaluation:
     score: Score
     samples: dict[str, str]
     tasks: dict[str, Any]
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "score": self.score.__dict__}
@@ -80,6 +81,7 @@ def evaluate(
         score=score,
         samples=_samples(opened, original, windows.ids[0, :24]),
         tasks=asked.run(opened.model, opened.tokenizer) if asked else {},
+        notes=shortened(window, windows),
     )
     if out is not None:
         write_json(out, found.to_json())

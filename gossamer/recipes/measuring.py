@@ -63,6 +63,12 @@ def longest_window(model: Any, wanted: int) -> int:
     return min(wanted, *(getattr(model.config, k, wanted) for k in ("max_position_embeddings", "n_positions")))
 
 
+def shortened(wanted: int, found: Windows) -> tuple[str, ...]:
+    """A note where windows are shorter than they were asked for."""
+    length = found.ids.shape[1]
+    return (f"Windows have {length} tokens instead of {wanted}: the model takes no more.",) if length < wanted else ()
+
+
 def windows_for(
     opened: Opened, settings: Settings, text: str | None, workspace: Workspace, progress: Progress = silent
 ) -> tuple[Windows, Windows]:

@@ -123,9 +123,12 @@ def evaluation(
     score: Score,
     texts: Mapping[str, str],
     tasks: Mapping[str, Any],
+    notes: Sequence[str],
     console: Console,
 ) -> None:
     """The figures of `evaluate`; without a dense model to compare with, only the model's own."""
+    for note in notes:
+        line(f"note: {note}", console, style="yellow")
     title = f"{model}, compared with {dense}" if dense else model
     line(title, console)
     table = Table()
