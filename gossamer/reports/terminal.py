@@ -34,9 +34,8 @@ def line(text: str, console: Console, style: str | None = None) -> None:
 
 def report(found: Report, console: Console) -> None:
     """The table at the end of `compress` and `apply`."""
-    for note in found.notes:
-        line(f"note: {note}", console, style="yellow")
     line(f"{found.model} → {found.out}", console)
+    _notes(found.notes, console)
     table = Table()
     for heading in ("", "dense", "compressed", "kept"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -57,6 +56,11 @@ def report(found: Report, console: Console) -> None:
     line(_spent(found.seconds, found.peak_memory), console)
     _page(found.out, console)
     samples(found.samples, console)
+
+
+def _notes(notes: Sequence[str], console: Console) -> None:
+    for note in notes:
+        line(f"note: {note}", console, style="yellow")
 
 
 def _page(out: str, console: Console) -> None:
@@ -127,10 +131,9 @@ def evaluation(
     console: Console,
 ) -> None:
     """The figures of `evaluate`; without a dense model to compare with, only the model's own."""
-    for note in notes:
-        line(f"note: {note}", console, style="yellow")
     title = f"{model}, compared with {dense}" if dense else model
     line(title, console)
+    _notes(notes, console)
     table = Table()
     for heading in ("", "dense", "compressed", "ratio") if dense else ("", "model"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -179,12 +182,11 @@ def sites(
 
     On a narrow terminal what all names begin with is said once, and the spectra are shorter.
     """
-    for note in notes:
-        line(f"note: {note}", c)
     longest = max((len(site.name) for site in found), default=0)
     narrow = c.width < longest + 12 * len(ranks) + 40
     shared = _shared([site.name for site in found]) if narrow else ""
     line(f"predicted loss by kept rank, {unit}", c)
+    _notes(notes, c)
     table = Table()
     table.add_column(f"{shared}…" if shared else "layer", overflow="fold")
     table.add_column("shape", justify="right", no_wrap=True)

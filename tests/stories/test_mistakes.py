@@ -523,10 +523,10 @@ def test_a_window_longer_than_the_model_takes_is_said(run, model_folder, text_fi
     """The tiny model has 64 positions."""
     words = ("--text", text_file, "--tokens", "512", "--work", tmp_path / "work")
     told = run("inspect", model_folder("llama"), *words, "--window", "100")
-    assert told.out.startswith("note: Windows have 64 tokens instead of 100: the model takes no more.\n")
+    assert "\nnote: Windows have 64 tokens instead of 100: the model takes no more.\n" in told.out
     assert "note:" not in run("inspect", model_folder("llama"), *words, "--window", "64").out
     told = run("evaluate", model_folder("llama"), "--text", text_file, "--window", "128", "--tokens", "256")
-    assert told.out.startswith("note: Windows have 64 tokens instead of 128")
+    assert "\nnote: Windows have 64 tokens instead of 128" in told.out
 
 
 @pytest.mark.parametrize("words", [("--help",), ("compress", "--help"), ("evaluate", "--help")])
