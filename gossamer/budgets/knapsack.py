@@ -21,6 +21,8 @@ from gossamer.vocabulary import Allocation, Curve, Unit
 
 NODES = 100
 """Of the search for the core's optimum, at most. Not seconds: a plan must not depend on how busy the machine is."""
+CORE = 3_000
+"""Options of the core, or four a site if that is more: where more are left, rounding was nearly optimal already."""
 GAP = 0.01
 """The search ends this near to the optimum, of the distance between the rounded-down solution and the bound."""
 
@@ -75,11 +77,13 @@ def _core(curves: Sequence[Curve], limit: int, unit: Unit, price: float, gap: fl
         return None
     site, option, cost, error = [], [], [], []
     room = limit
+    priced = [curve.errors + price * curve.costs(unit) for curve in curves]
+    excess = [values - values.min() for values in priced]
+    reach = _reach(np.concatenate(excess), gap + 1e-12, max(CORE, 4 * len(curves)))
     for s, curve in enumerate(curves):
-        priced = curve.errors + price * curve.costs(unit)
-        best = int(priced.argmin())
+        best = int(priced[s].argmin())
         room -= int(curve.costs(unit)[best])
-        for i in np.flatnonzero(priced <= priced[best] + gap + 1e-12).tolist():
+        for i in np.flatnonzero(excess[s] <= reach).tolist():
             site.append(s)
             option.append(i)
             # Counted from the site's best, so that the solver sees numbers of the size of the decision.
@@ -103,6 +107,11 @@ def _core(curves: Sequence[Curve], limit: int, unit: Unit, price: float, gap: fl
         if found is not None:
             return found
     return None
+
+
+def _reach(excess: NDArray[np.float64], gap: float, most: int) -> float:
+    """How far from its site's best an option of the core may be: the gap, or what `most` options keep to."""
+    return gap if len(excess) <= most else min(gap, float(np.partition(excess, most)[most]))
 
 
 def _checked(
