@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from math import exp, inf
 from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gossamer.errors import BudgetError, ModelError, PlanError, TextError
 
@@ -106,6 +110,20 @@ class Curve:
     options: tuple[Option, ...]
     influence: float = 1.0
 
+    @cached_property
+    def errors(self) -> NDArray[np.float64]:
+        """The options' errors, in their order."""
+        return np.array([option.error for option in self.options])
+
+    def costs(self, unit: Unit) -> NDArray[np.int64]:
+        """The options' costs in one unit, in their order."""
+        return self._costs["bytes"] * 8 if unit == "bits" else self._costs[unit]
+
+    @cached_property
+    def _costs(self) -> dict[str, NDArray[np.int64]]:
+        rows = np.array([(o.cost.params, o.cost.bytes, o.cost.macs) for o in self.options], dtype=np.int64)
+        return dict(zip(("params", "bytes", "macs"), rows.T.copy(), strict=True))
+
     @property
     def dense(self) -> Option:
         """The option that leaves the weight as it is."""
@@ -154,6 +172,13 @@ class Budget:
                 f"{percent}."
             )
 
+    @property
+    def label(self) -> str:
+        """As a comparison heads its columns: 0.6, 0.5 macs, 4 bits, 120 MB; `labelled` reads the unit back."""
+        if self.unit == "bytes":
+            return f"{self.amount / 1e6:.12g} MB" if self.amount >= 1e6 else f"{self.amount / 1e3:.12g} kB"
+        return f"{self.amount:g}" if self.unit == "params" else f"{self.amount:g} {self.unit}"
+
     def limit(self, dense: Cost, fixed: int) -> int:
         """How much of this unit the sites may use, where they cost `dense` now and what else counts takes `fixed`."""
         if self.unit == "bits":
@@ -171,6 +196,12 @@ class Budget:
                 f"A budget of {self.amount / 1e6:.1f} MB is needless: the dense model takes {taken:.1f} MB."
             )
         return int(self.amount) - fixed
+
+
+def labelled(label: str) -> Unit:
+    """The unit of a budget with this label."""
+    units: Mapping[str, Unit] = {"": "params", "macs": "macs", "bits": "bits", "MB": "bytes", "kB": "bytes"}
+    return units[label.partition(" ")[2]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +358,15 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Tokens a second that each model scores in windows of `window` tokens, measured in one run on one machine."""
+
+    window: int
+    dense: float
+    compressed: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Weight:
     """One weight as it is shown: for each structure that was priced some (size, kept parameters, predicted loss).
 
@@ -366,7 +406,8 @@ class Landscape:
 class Report:
     """What was asked and what came out; everything that is printed or drawn reads this and nothing else.
 
-    `predicted` is the loss that the plan expected, and `paid` the same with what its solvers really lost.
+    `predicted` is the loss that the plan expected, and `paid` the same with what its solvers really lost, both in
+    the metric's `unit`.
     """
 
     model: str
@@ -380,8 +421,10 @@ class Report:
     allocator: str
     predicted: float
     paid: float
+    unit: str
     rivals: Mapping[str, float]
     rival_windows: int
+    speed: Speed
     samples: Mapping[str, str]
     seconds: Mapping[str, float]
     peak_memory: int

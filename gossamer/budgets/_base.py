@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from gossamer.errors import BudgetError
-from gossamer.vocabulary import Allocation, Curve, Option, Unit
+from gossamer.vocabulary import Allocation, Curve, Unit
 
 
 class Allocator(ABC):
@@ -28,7 +28,7 @@ def affordable(curves: Sequence[Curve], limit: int, unit: Unit, fixed: int = 0) 
 
     `fixed` is what the budget counts besides these curves; the sizes in the message include it.
     """
-    floor = sum(min(o.cost.of(unit) for o in curve.options) for curve in curves)
+    floor = sum(int(curve.costs(unit).min()) for curve in curves)
     dense = sum(curve.dense.cost.of(unit) for curve in curves)
     if limit >= floor:
         return
@@ -50,8 +50,11 @@ def worthwhile(curves: Sequence[Curve], unit: Unit) -> list[Curve]:
 
     Structures promise less than the dense weight in some unit, not in every one.
     """
-    return [replace(c, options=tuple(o for o in c.options if _worthwhile(o, c.dense, unit))) for c in curves]
+    return [_worthwhile(curve, unit) for curve in curves]
 
 
-def _worthwhile(option: Option, dense: Option, unit: Unit) -> bool:
-    return option.cost.of(unit) <= dense.cost.of(unit) or option.error < dense.error
+def _worthwhile(curve: Curve, unit: Unit) -> Curve:
+    pays = (curve.costs(unit) <= curve.dense.cost.of(unit)) | (curve.errors < curve.dense.error)
+    if pays.all():
+        return curve
+    return replace(curve, options=tuple(o for o, worth in zip(curve.options, pays, strict=True) if worth))

@@ -1,12 +1,14 @@
 """Sites that are decided together, each bundle of them as one curve that an allocator can choose from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
 
-from gossamer.budgets._hull import hull, slope
-from gossamer.vocabulary import NO_COST, Allocation, Curve, Option, Unit
+import numpy as np
+from numpy.typing import NDArray
+
+from gossamer.budgets._hull import Steps, steps
+from gossamer.vocabulary import NO_COST, Allocation, Cost, Curve, Option, Unit
 
 Together = Mapping[str, Option]
 """An option for each of several sites."""
@@ -14,19 +16,19 @@ Together = Mapping[str, Option]
 
 @dataclass(frozen=True)
 class Bundle:
-    """A curve, and for each of its options, in order, what it means for each site."""
+    """A curve, and what each of its options means for each site."""
 
     curve: Curve
-    choices: tuple[Together, ...]
+    means: Callable[[Option], Together]
 
     @property
     def dense(self) -> Together:
-        return self.choices[self.curve.options.index(self.curve.dense)]
+        return self.means(self.curve.dense)
 
 
 def alone(curve: Curve) -> Bundle:
     """A site that is decided by itself."""
-    return Bundle(curve, tuple({curve.site: option} for option in curve.options))
+    return Bundle(curve, lambda option: {curve.site: option})
 
 
 def tied(curves: Sequence[Curve], groups: Mapping[str, str]) -> list[Bundle]:
@@ -46,8 +48,21 @@ def joined(name: str, bundles: Sequence[Bundle], joint: Sequence[Together], unit
     Of all ways to write them one by one those are offered that no mixture of others beats, which is all that the
     relaxation of a plan needs, and all sites dense.
     """
+    curves = [bundle.curve for bundle in bundles]
+    ways = _ways(steps(curves, unit))
     dense = {site: option for bundle in bundles for site, option in bundle.dense.items()}
-    return _bundle(name, dense, [*_frontier(bundles, unit), *joint], [bundle.curve for bundle in bundles])
+
+    def means(option: Option) -> Together:
+        if option.size > len(ways):
+            return joint[option.size - len(ways) - 1]
+        if option.size == 0:
+            return dense
+        picks = zip(bundles, ways[option.size - 1], strict=True)
+        return {site: o for bundle, i in picks for site, o in bundle.means(bundle.curve.options[i]).items()}
+
+    later = [_sum("together", i, each) for i, each in enumerate(joint, start=1 + len(ways))]
+    options = (_sum("dense", 0, dense), *_summed(curves, ways), *later)
+    return Bundle(Curve(site=name, options=options, influence=fmean(c.influence for c in curves)), means)
 
 
 def spelled_out(allocation: Allocation, bundles: Sequence[Bundle]) -> Allocation:
@@ -55,24 +70,21 @@ def spelled_out(allocation: Allocation, bundles: Sequence[Bundle]) -> Allocation
     choices: dict[str, Option] = {}
     for bundle in bundles:
         chosen = allocation.choices[bundle.curve.site]
-        choices |= bundle.choices[bundle.curve.options.index(chosen)]
+        choices |= bundle.means(chosen)
     return Allocation(choices=choices, bound=allocation.bound)
 
 
 def _tie(name: str, group: Sequence[Curve]) -> Bundle:
     keys = sorted({(o.structure, o.size) for curve in group for o in curve.options if o.structure != "dense"})
-    together = [{curve.site: _pick(curve, *key) for curve in group} for key in keys]
-    return _bundle(name, {curve.site: curve.dense for curve in group}, together, group)
+    dense = {curve.site: curve.dense for curve in group}
+    choices = [dense, *({curve.site: _pick(curve, *key) for curve in group} for key in keys)]
+    options = [_sum("together" if i else "dense", i, each) for i, each in enumerate(choices)]
+    influence = fmean(curve.influence for curve in group)
+    return Bundle(Curve(site=name, options=tuple(options), influence=influence), lambda option: choices[option.size])
 
 
 def _pick(curve: Curve, structure: str, size: int) -> Option:
     return next((o for o in curve.options if (o.structure, o.size) == (structure, size)), curve.dense)
-
-
-def _bundle(name: str, dense: Together, others: Sequence[Together], members: Sequence[Curve]) -> Bundle:
-    options = [_sum("dense", 0, dense)] + [_sum("together", i, each) for i, each in enumerate(others, start=1)]
-    influence = fmean(curve.influence for curve in members)
-    return Bundle(Curve(site=name, options=tuple(options), influence=influence), (dense, *others))
 
 
 def _sum(structure: str, size: int, parts: Together) -> Option:
@@ -83,20 +95,19 @@ def _sum(structure: str, size: int, parts: Together) -> Option:
     return Option(structure=structure, size=size, cost=cost, error=error, sensitivity=rise)
 
 
-def _frontier(bundles: Sequence[Bundle], unit: Unit) -> list[Together]:
-    """From the cheapest of each to the best of each, one step of one bundle at a time, the steepest first."""
-    corners = [hull(bundle.curve.options, unit) for bundle in bundles]
-    at = [found[0] for found in corners]
-    steps = sorted(
-        (-slope(bundles[i].curve.options, a, b, unit), i, b)
-        for i, found in enumerate(corners)
-        for a, b in pairwise(found)
-    )
-    ways = [list(at)]
-    for _, i, corner in steps:
-        at[i] = corner
-        ways.append(list(at))
-    return [
-        {site: o for bundle, chosen in zip(bundles, way, strict=True) for site, o in bundle.choices[chosen].items()}
-        for way in ways
-    ]
+def _ways(along: Steps) -> NDArray[np.intp]:
+    """From the cheapest of each to the best of each, one step at a time: ways × curves, the options by index."""
+    at = np.tile(np.array(along.starts), (len(along.to) + 1, 1))
+    for i, start in enumerate(along.starts):
+        taken = np.concatenate([[0], np.cumsum(along.curve == i)])
+        at[:, i] = np.concatenate([[start], along.to[along.curve == i]])[taken]
+    return at
+
+
+def _summed(curves: Sequence[Curve], ways: NDArray[np.intp]) -> Iterator[Option]:
+    """`_sum` for many ways at once. Who looks at sensitivities decides single weights, so these have none."""
+    columns = list(zip(curves, ways.T, strict=True))
+    params, size, macs = (sum(c.costs(unit)[i] for c, i in columns).tolist() for unit in ("params", "bytes", "macs"))
+    errors = sum(c.errors[i] for c, i in columns).tolist()
+    for k, (p, b, m, error) in enumerate(zip(params, size, macs, errors, strict=True), start=1):
+        yield Option(structure="together", size=k, cost=Cost(params=p, bytes=b, macs=m), error=error)

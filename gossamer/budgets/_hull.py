@@ -1,44 +1,70 @@
 """The options that no mixture of others beats, of one curve and of several together."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 
-from gossamer.vocabulary import Curve, Option, Unit
+import numpy as np
+from numpy.typing import NDArray
 
-
-def hull(options: Sequence[Option], unit: Unit) -> list[int]:
-    """Indices of the lower convex hull of (cost, error), by ascending cost and falling error."""
-    found: list[int] = []
-    for i in sorted(range(len(options)), key=lambda i: (options[i].cost.of(unit), options[i].error)):
-        if found and options[i].error >= options[found[-1]].error:
-            continue
-        while len(found) > 1 and slope(options, found[-2], found[-1], unit) <= slope(options, found[-1], i, unit):
-            found.pop()
-        found.append(i)
-    return found
+from gossamer.vocabulary import Curve, Unit
 
 
-def slope(options: Sequence[Option], a: int, b: int, unit: Unit) -> float:
-    """Loss saved per unit spent in going from option a to option b."""
-    return (options[a].error - options[b].error) / (options[b].cost.of(unit) - options[a].cost.of(unit))
+def hull(curve: Curve, unit: Unit) -> NDArray[np.intp]:
+    """Indices of the options on the lower convex hull of (cost, error), by ascending cost and falling error."""
+    costs, errors = curve.costs(unit), curve.errors
+    order = np.lexsort((errors, costs))
+    sinking = errors[order]
+    found = order[np.r_[True, sinking[1:] < np.minimum.accumulate(sinking)[:-1]]]
+    while True:
+        steep = -np.diff(errors[found]) / np.diff(costs[found])
+        # What lies on or above the line between its neighbours is off the hull, whoever else goes with it.
+        bent = steep[:-1] > steep[1:]
+        if bent.all():
+            return found
+        found = found[np.r_[True, bent, True]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All steps from one corner of a hull to the next, of several curves, those that save most loss a unit first.
+
+    `starts` has each curve's cheapest option, `curve` says whose step it is, `to` the option that it leads to, `cost`
+    how much dearer and `saved` how much better that is.
+    """
+
+    starts: tuple[int, ...]
+    curve: NDArray[np.intp]
+    to: NDArray[np.intp]
+    cost: NDArray[np.int64]
+    saved: NDArray[np.float64]
+
+
+def steps(curves: Sequence[Curve], unit: Unit) -> Steps:
+    """The steps along the hulls of the curves; where some are equally steep, those of earlier curves come first."""
+    hulls = [hull(curve, unit) for curve in curves]
+    each = [len(found) - 1 for found in hulls]
+    cost = np.concatenate([np.diff(c.costs(unit)[found]) for c, found in zip(curves, hulls, strict=True)])
+    saved = np.concatenate([-np.diff(c.errors[found]) for c, found in zip(curves, hulls, strict=True)])
+    order = np.argsort(-saved / cost, kind="stable")
+    return Steps(
+        starts=tuple(int(found[0]) for found in hulls),
+        curve=np.repeat(np.arange(len(curves)), each)[order],
+        to=np.concatenate([found[1:] for found in hulls])[order],
+        cost=cost[order],
+        saved=saved[order],
+    )
+
+
+def total(curves: Sequence[Curve], picks: Sequence[int], unit: Unit) -> tuple[int, float]:
+    """(cost, error) of one option of each curve, by index."""
+    options = [curve.options[i] for curve, i in zip(curves, picks, strict=True)]
+    return sum(o.cost.of(unit) for o in options), sum(o.error for o in options)
 
 
 def frontier(curves: Sequence[Curve], unit: Unit) -> list[tuple[int, float]]:
     """(cost, least error) of all the curves together, by ascending cost: no plan lies below the line through these."""
-    corners = [(curve.options, hull(curve.options, unit)) for curve in curves]
-    cost = sum(options[found[0]].cost.of(unit) for options, found in corners)
-    error = sum(options[found[0]].error for options, found in corners)
-    steps = sorted(
-        (
-            -slope(options, a, b, unit),
-            options[b].cost.of(unit) - options[a].cost.of(unit),
-            options[a].error - options[b].error,
-        )
-        for options, found in corners
-        for a, b in pairwise(found)
-    )
-    line = [(cost, error)]
-    for _, dearer, better in steps:
-        cost, error = cost + dearer, error - better
-        line.append((cost, max(error, 0.0)))
-    return line
+    along = steps(curves, unit)
+    cost, error = total(curves, along.starts, unit)
+    costs = np.concatenate([[cost], cost + np.cumsum(along.cost)])
+    errors = np.concatenate([[error], error - np.cumsum(along.saved)]).clip(min=0.0)
+    return list(zip(costs.tolist(), errors.tolist(), strict=True))

@@ -8,7 +8,6 @@ optimality.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +15,14 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_matrix
 
 from gossamer.budgets._base import Allocator, affordable, worthwhile
-from gossamer.budgets._hull import hull, slope
+from gossamer.budgets._hull import steps, total
 from gossamer.budgets._quiet import quiet
 from gossamer.vocabulary import Allocation, Curve, Unit
 
 NODES = 100
 """Of the search for the core's optimum, at most. Not seconds: a plan must not depend on how busy the machine is."""
+CORE = 3_000
+"""Options of the core, or four a site if that is more: where more are left, rounding was nearly optimal already."""
 GAP = 0.01
 """The search ends this near to the optimum, of the distance between the rounded-down solution and the bound."""
 
@@ -36,9 +37,9 @@ class Knapsack(Allocator):
         if sum(o.cost.of(unit) for o in dense.values()) <= limit and not any(o.error for o in dense.values()):
             return Allocation(choices=dense, bound=0.0)
         picks, price, bound = _relaxed(curves, limit, unit)
-        total = sum(curve.options[i].error for curve, i in zip(curves, picks, strict=True))
-        best = _core(curves, limit, unit, price, total - bound) or picks
-        if sum(c.options[i].error for c, i in zip(curves, best, strict=True)) > total:
+        rounded = total(curves, picks, unit)[1]
+        best = _core(curves, limit, unit, price, rounded - bound) or picks
+        if total(curves, best, unit)[1] > rounded:
             best = picks
         choices = {curve.site: curve.options[i] for curve, i in zip(curves, best, strict=True)}
         return Allocation(choices=choices, bound=bound)
@@ -46,28 +47,28 @@ class Knapsack(Allocator):
 
 def _relaxed(curves: Sequence[Curve], limit: int, unit: Unit) -> tuple[list[int], float, float]:
     """(a feasible choice of option indices, the budget's price, the relaxation's loss)."""
-    hulls = [hull(curve.options, unit) for curve in curves]
-    steps = sorted(
-        (-slope(curves[s].options, a, b, unit), s, k)
-        for s, corners in enumerate(hulls)
-        for k, (a, b) in enumerate(pairwise(corners), start=1)
-    )
-    at = [corners[0] for corners in hulls]
-    spent = sum(c.options[i].cost.of(unit) for c, i in zip(curves, at, strict=True))
-    loss = sum(c.options[i].error for c, i in zip(curves, at, strict=True))
-    price, bound, blocked = 0.0, None, set()
-    for rise, s, k in steps:
-        old, new = curves[s].options[hulls[s][k - 1]], curves[s].options[hulls[s][k]]
-        extra = new.cost.of(unit) - old.cost.of(unit)
+    along = steps(curves, unit)
+    at = list(along.starts)
+    spent, loss = total(curves, at, unit)
+    fits = int(np.searchsorted(spent + np.cumsum(along.cost), limit, side="right"))
+    for s, to in zip(along.curve[:fits].tolist(), along.to[:fits].tolist(), strict=True):
+        at[s] = to
+    if fits == len(along.to):
+        return at, 0.0, total(curves, at, unit)[1]
+    spent, loss = total(curves, at, unit)
+    price = float(along.saved[fits] / along.cost[fits])
+    bound = loss - price * (limit - spent)
+    blocked: set[int] = set()
+    for s, to, extra in zip(*(a[fits:].tolist() for a in (along.curve, along.to, along.cost)), strict=True):
         if s in blocked:
             continue
         if spent + extra > limit:
-            if bound is None:
-                bound, price = loss + rise * (limit - spent), -rise
             blocked.add(s)
-            continue
-        spent, loss, at[s] = spent + extra, loss + new.error - old.error, hulls[s][k]
-    return at, price, loss if bound is None else bound
+            if len(blocked) == len(curves):
+                break
+        else:
+            spent, at[s] = spent + extra, to
+    return at, price, bound
 
 
 def _core(curves: Sequence[Curve], limit: int, unit: Unit, price: float, gap: float) -> list[int] | None:
@@ -76,18 +77,18 @@ def _core(curves: Sequence[Curve], limit: int, unit: Unit, price: float, gap: fl
         return None
     site, option, cost, error = [], [], [], []
     room = limit
+    priced = [curve.errors + price * curve.costs(unit) for curve in curves]
+    excess = [values - values.min() for values in priced]
+    reach = _reach(np.concatenate(excess), gap + 1e-12, max(CORE, 4 * len(curves)))
     for s, curve in enumerate(curves):
-        priced = [o.error + price * o.cost.of(unit) for o in curve.options]
-        least = min(priced)
-        best = curve.options[priced.index(least)]
-        room -= best.cost.of(unit)
-        for i, value in enumerate(priced):
-            if value <= least + gap + 1e-12:
-                site.append(s)
-                option.append(i)
-                # Counted from the site's best, so that the solver sees numbers of the size of the decision.
-                cost.append(curve.options[i].cost.of(unit) - best.cost.of(unit))
-                error.append((curve.options[i].error - best.error) / gap)
+        best = int(priced[s].argmin())
+        room -= int(curve.costs(unit)[best])
+        for i in np.flatnonzero(excess[s] <= reach).tolist():
+            site.append(s)
+            option.append(i)
+            # Counted from the site's best, so that the solver sees numbers of the size of the decision.
+            cost.append(int(curve.costs(unit)[i] - curve.costs(unit)[best]))
+            error.append(float(curve.errors[i] - curve.errors[best]) / gap)
     n = len(site)
     scale = float(max(map(abs, cost))) or 1.0
     for margin in (0.0, 2e-6):  # HiGHS keeps to a limit up to its tolerance; a little less room makes that exact
@@ -106,6 +107,11 @@ def _core(curves: Sequence[Curve], limit: int, unit: Unit, price: float, gap: fl
         if found is not None:
             return found
     return None
+
+
+def _reach(excess: NDArray[np.float64], gap: float, most: int) -> float:
+    """How far from its site's best an option of the core may be: the gap, or what `most` options keep to."""
+    return gap if len(excess) <= most else min(gap, float(np.partition(excess, most)[most]))
 
 
 def _checked(

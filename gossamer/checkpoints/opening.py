@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from gossamer.checkpoints.plugin import history_of
 from gossamer.checkpoints.saving import whole
@@ -135,6 +136,10 @@ def _load(source: str, name: str, dtype: str) -> Any:
         )
     except GossamerError:
         raise
+    except SafetensorError as error:
+        raise ModelError(
+            f"{name} has a file of weights that was cut short or altered; fetch it again. ({error})"
+        ) from error
     except Exception as error:  # a damaged folder fails in as many ways as there are architectures
         if not Path(source).exists():
             raise ModelError(

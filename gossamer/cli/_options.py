@@ -7,7 +7,7 @@ import typer
 
 from gossamer import methods
 from gossamer.errors import BudgetError
-from gossamer.vocabulary import Budget, Settings
+from gossamer.vocabulary import Budget, Settings, Unit
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub name, folder, GGUF file, or smollm2-135m / minilm-l6-v2.")
@@ -57,6 +57,7 @@ Lesson = Annotated[str | None, typer.Option(help="Text to learn from; by default
 Rate = Annotated[float, typer.Option(help="Largest step, relative to the size of each tensor.")]
 Teacher = Annotated[str | None, typer.Option(help="The dense model, where it is not the one recorded.")]
 
+KEEPS = "0.9,0.8,0.6"
 SCALES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -76,6 +77,30 @@ def budget(keep: float | None, bytes: str | None, macs: float | None, bits: floa
     if macs is not None:
         return Budget(unit="macs", amount=macs)
     return Budget(unit="bytes", amount=_size(bytes or ""))
+
+
+def budgets(keep: str | None, bytes: str | None, macs: str | None, bits: str | None) -> list[Budget]:
+    """All the budgets that were listed by commas; three of parameters where none was."""
+    keep = KEEPS if keep is bytes is macs is bits is None else keep
+    given: list[tuple[str, Unit, str | None]] = [
+        ("--keep", "params", keep),
+        ("--bytes", "bytes", bytes),
+        ("--macs", "macs", macs),
+        ("--bits", "bits", bits),
+    ]
+    return [
+        Budget(unit=unit, amount=_size(part) if unit == "bytes" else _number(part, option))
+        for option, unit, parts in given
+        for part in names(parts or "")
+    ]
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        example = "4,3.3" if option == "--bits" else "0.9,0.8,0.6"
+        raise BudgetError(f"{text!r} is not a number; write {option} as {example}.") from None
 
 
 def _size(text: str) -> float:

@@ -8,7 +8,6 @@ import typer
 from gossamer import discover, methods
 from gossamer.cli import _options as o
 from gossamer.cli import _printing as p
-from gossamer.errors import BudgetError
 from gossamer.recipes.compare import compare
 from gossamer.reports import terminal
 from gossamer.vocabulary import Settings
@@ -22,8 +21,12 @@ def run(
         str, typer.Option("--methods", help="Methods, by commas: files of gossamer/methods.", show_default="all")
     ] = ",".join(discover.names(methods)),
     keep: Annotated[
-        str, typer.Option(help="Kept fractions of the linear layers' parameters, by commas.")
-    ] = "0.9,0.8,0.6",
+        str | None,
+        typer.Option(help="Kept fractions of the linear layers' parameters, by commas.", show_default=o.KEEPS),
+    ] = None,
+    bytes: Annotated[str | None, typer.Option(help="Sizes of the weights on disk, by commas, as 120MB,90MB.")] = None,
+    macs: Annotated[str | None, typer.Option(help="Kept fractions of their multiply-adds, by commas.")] = None,
+    bits: Annotated[str | None, typer.Option(help="Bits a weight of the linear layers, by commas, as 4,3.3.")] = None,
     text: o.Text = None,
     tokens: o.Tokens = o.DEFAULTS.tokens,
     window: o.Window = o.DEFAULTS.window,
@@ -41,7 +44,7 @@ def run(
     cells = compare(
         model,
         o.names(names),
-        [_fraction(part) for part in o.names(keep)],
+        o.budgets(keep, bytes, macs, bits),
         out,
         Settings(text=text, tokens=tokens, window=window, seed=seed, dtype=dtype, tie=tie, embeddings=embeddings),
         test=test,
@@ -53,10 +56,3 @@ def run(
     p.show(lambda c: terminal.comparison(cells, str(out), c), lambda: cells, quiet=quiet, as_json=json)
     if all("failed" in cell for cell in cells.values()):
         raise typer.Exit(1)
-
-
-def _fraction(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise BudgetError(f"{text!r} is not a fraction; write --keep as 0.9,0.8,0.6.") from None

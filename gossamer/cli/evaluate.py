@@ -44,7 +44,9 @@ def run(
         progress=p.watcher(quiet),
     )
     p.show(
-        lambda c: terminal.evaluation(found.model, found.dense, found.score, found.samples, found.tasks, c),
+        lambda c: terminal.evaluation(
+            found.model, found.dense, found.score, found.samples, found.tasks, found.notes, c
+        ),
         found.to_json,
         quiet=quiet,
         as_json=json,

@@ -9,8 +9,12 @@ from gossamer.recipes.report import report
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `compress` or `compare` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that gossamer wrote.")],
     out: Annotated[Path | None, typer.Option(help="File for the page.", show_default="DIR/report.html")] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another compressed form of the same model, to stand beside; may be given again."),
+    ] = None,
 ) -> None:
     """Draw what is in DIR as one page for the browser, which needs no network."""
-    typer.echo(str(report(folder, out)))
+    typer.echo(str(report(folder, out, beside or ())))

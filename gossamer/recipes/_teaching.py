@@ -16,24 +16,37 @@ from gossamer.checkpoints.opening import Opened, open_model, open_original
 from gossamer.checkpoints.store import Workspace
 from gossamer.errors import ModelError, NumericsError
 from gossamer.evaluation import fidelity
+from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.recipes.measuring import default_work, recalled, windows_for
+from gossamer.recipes.menus import total_cost
 from gossamer.recipes.pricing import Clock, located
+from gossamer.reports import taught_page
 from gossamer.sites import passes_dtype
-from gossamer.vocabulary import Progress, Score, Settings
+from gossamer.vocabulary import Cost, Progress, Score, Settings
 
 
 @dataclass(frozen=True)
 class Taught:
-    """The model as it came out, its scores on held-out text before and after, and what that cost."""
+    """The model as it came out, its scores on held-out text before and after, and what that cost.
+
+    `history` is all that was done to the dense model, this training last; `dense_total` and `small_total` are the costs
+    of the whole model, which training leaves as they were.
+    """
 
     model: Any
     tokenizer: Any
+    name: str
+    out: str
+    history: tuple[dict[str, Any], ...]
+    dense_total: Cost
+    small_total: Cost
     before: Score
     after: Score
     windows: int
     seconds: dict[str, float]
     peak_memory: int
+    machine: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(replace(self, model=None, tokenizer=None)).items() if v is not None}
@@ -120,14 +133,22 @@ def teach(
     found = Taught(
         model=opened.model,
         tokenizer=opened.tokenizer,
+        name=name,
+        out="(not saved)" if out is None else str(out),
+        history=(*history, step),
+        dense_total=total_cost(original.model),
+        small_total=total_cost(opened.model),
         before=before,
         after=after,
         windows=len(ids),
         seconds=clock.laps,
         peak_memory=peak_bytes(),
+        machine=machine(),
     )
     if out is not None:
-        saving.save(opened.model, opened.tokenizer, Path(out), {f"{verb}.json": found.to_json()})
+        said = found.to_json()
+        documents = {f"{verb}.json": said, "report.html": taught_page.page(verb, said)}
+        saving.save(opened.model, opened.tokenizer, Path(out), documents)
     shutil.rmtree(folder, ignore_errors=True)
     return found
 

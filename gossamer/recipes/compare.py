@@ -28,16 +28,16 @@ from gossamer.recipes.planning import make_plan
 from gossamer.recipes.pricing import Priced, price_model
 from gossamer.recipes.probing import probed
 from gossamer.reports import compare_page
-from gossamer.vocabulary import Budget, Plan, Progress, Score, Settings, silent
+from gossamer.vocabulary import NO_COST, Budget, Plan, Progress, Score, Settings, silent
 
 Cells = dict[str, dict[str, Any]]
-"""`"method keep"` → what was measured, or `{"failed": why}`."""
+"""`"method budget"` (see `Budget.label`) → what was measured, or `{"failed": why}`."""
 
 
 def compare(
     model: str,
     names: Sequence[str],
-    keeps: Sequence[float],
+    budgets: Sequence[Budget],
     out: Path | str,
     settings: Settings | None = None,
     *,
@@ -47,7 +47,7 @@ def compare(
     work: Path | str | None = None,
     progress: Progress = silent,
 ) -> Cells:
-    """Perplexity and divergence of each method at each kept fraction of the parameters, on the text `test`.
+    """Perplexity and divergence of each method at each of the budgets, on the text `test`.
 
     All methods share one pass over the calibration text. `settings` says which text and how much of it; the methods'
     own choices replace its metric, structures and allocator. Cells are kept in `out` (compare.json, compare.csv) as
@@ -56,8 +56,8 @@ def compare(
     """
     base = settings or Settings()
     rows = {name: methods.settings(name, **_open(base)) for name in dict.fromkeys(names)}
-    budgets = {f"{keep:g}": Budget(unit="params", amount=keep) for keep in keeps}
-    if not rows or not budgets:
+    asked = {budget.label: budget for budget in budgets}
+    if not rows or not asked:
         raise BudgetError("A comparison needs methods and budgets, as --methods svd,pivoted --keep 0.9,0.6.")
     work = Path(work or default_work())
     identity = _identity(model, base, test, test_tokens, test_window, work)
@@ -65,7 +65,7 @@ def compare(
     cells = _kept(out, identity)
     needs = sorted({need for row in rows.values() for need in metrics.metric(row.metric).needs})
     for name, row in rows.items():
-        lacking = {key: b for key, b in budgets.items() if "perplexity" not in cells.get(f"{name} {key}", {})}
+        lacking = {key: b for key, b in asked.items() if "perplexity" not in cells.get(f"{name} {key}", {})}
         if not lacking:
             continue
         ask = (model, row, list(lacking.values()), needs, test, test_tokens, test_window, work, progress)
@@ -75,7 +75,7 @@ def compare(
         write_json(out / "compare.json", found)
         write_text(out / "compare.csv", _csv(cells))
         write_text(out / "compare.html", compare_page.page(found))
-    return {f"{name} {key}": cells[f"{name} {key}"] for name in rows for key in budgets}
+    return {f"{name} {key}": cells[f"{name} {key}"] for name in rows for key in asked}
 
 
 def _open(base: Settings) -> dict[str, Any]:
@@ -175,9 +175,13 @@ def _planned(priced: Priced, budget: Budget) -> Plan | str:
 
 
 def _figures(priced: Priced, plan: Plan, score: Score) -> dict[str, Any]:
-    dense = sum(curve.dense.cost.params for curve in priced.curves)
+    dense = sum((curve.dense.cost for curve in priced.curves), NO_COST)
+    small = sum((option.cost for option in plan.choices.values()), NO_COST)
     return {
-        "kept": sum(option.cost.params for option in plan.choices.values()) / dense,
+        "kept": small.params / dense.params,
+        "macs": small.macs / dense.macs,
+        "bits": small.bits / dense.params,
+        "bytes": priced.total.bytes - dense.bytes + small.bytes,
         "perplexity": score.perplexity,
         "dense_perplexity": score.dense_perplexity,
         "standard_error_nats": score.standard_error,
@@ -190,10 +194,21 @@ def _figures(priced: Priced, plan: Plan, score: Score) -> dict[str, Any]:
 
 
 def _csv(cells: Cells) -> str:
-    columns = ("kept", "perplexity", "dense_perplexity", "standard_error_nats", "divergence", "predicted", "unit")
+    columns = (
+        "kept",
+        "macs",
+        "bits",
+        "bytes",
+        "perplexity",
+        "dense_perplexity",
+        "standard_error_nats",
+        "divergence",
+        "predicted",
+        "unit",
+    )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("method", "asked", *columns, "peak_memory", "failed"))
     for key, cell in cells.items():
-        writer.writerow((*key.split(), *(cell.get(c, "") for c in (*columns, "peak_memory", "failed"))))
+        writer.writerow((*key.split(" ", 1), *(cell.get(c, "") for c in (*columns, "peak_memory", "failed"))))
     return text.getvalue()

@@ -3,14 +3,11 @@
 import contextlib
 import copy
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from gossamer import data, sites, solvers
 from gossamer.budgets._base import affordable
@@ -20,8 +17,10 @@ from gossamer.checkpoints.store import read_tensors
 from gossamer.data import Windows
 from gossamer.errors import BudgetError, PlanError, TextError
 from gossamer.evaluation import fidelity
+from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import give_back, peak_bytes
 from gossamer.evaluation.sample import samples
+from gossamer.evaluation.speed import tokens_a_second
 from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
@@ -40,6 +39,7 @@ from gossamer.vocabulary import (
     Report,
     Settings,
     Site,
+    Speed,
     silent,
 )
 
@@ -229,7 +229,9 @@ def carry_out(
     written = samples({"dense": priced.opened.model, "compressed": small}, priced.opened.tokenizer, windows.ids[0])
     clock.lap("judge")
     paid = _paid(priced, small, plan)
-    clock.lap("check")
+    clock.lap("prices paid")
+    dense_speed, small_speed = tokens_a_second([priced.opened.model, small], windows.ids[0])
+    clock.lap("speed")
     history = [
         {
             "step": "compress",
@@ -253,18 +255,15 @@ def carry_out(
         allocator=plan.allocator,
         predicted=plan.predicted,
         paid=paid,
+        unit=priced.metric.unit,
         rivals=rivals,
         rival_windows=race.windows if rivals else 0,
+        speed=Speed(window=windows.ids.shape[1], dense=dense_speed, compressed=small_speed),
         samples=written,
         seconds={**priced.seconds, **clock.laps},
         peak_memory=peak_bytes(),
         notes=priced.notes,
-        machine={
-            "system": platform.platform(),
-            "cores": torch.get_num_threads(),
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("gossamer", "torch", "transformers")},
-        },
+        machine=machine(),
     )
     if out is not None:
         land = landscape(priced.offer, [plan, *(p for p in plans if p is not plan)]).to_json()

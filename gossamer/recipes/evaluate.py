@@ -13,7 +13,7 @@ from gossamer.data import Windows
 from gossamer.errors import ModelError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import samples
-from gossamer.recipes.measuring import default_work, windows_of
+from gossamer.recipes.measuring import default_work, shortened, windows_of
 from gossamer.vocabulary import Progress, Score, silent
 
 
@@ -26,6 +26,7 @@ class Evaluation:
     score: Score
     samples: dict[str, str]
     tasks: dict[str, Any]
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "score": self.score.__dict__}
@@ -82,6 +83,7 @@ def evaluate(
         score=score,
         samples=samples(models, opened.tokenizer, windows.ids[0]),
         tasks=asked.run(opened.model, opened.tokenizer) if asked else {},
+        notes=shortened(window, windows),
     )
     if out is not None:
         write_json(out, found.to_json())

@@ -13,10 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 
 from gossamer.checkpoints.store import write_json
 from gossamer.errors import BudgetError, GossamerError, OutputError, WorkError
-from gossamer.recipes.planning import landscape, make_plan, remembered
+from gossamer.recipes.planning import Bundles, asked, landscape, make_plan, remembered
 from gossamer.recipes.pricing import Offer
 from gossamer.reports import explore_page
-from gossamer.vocabulary import NO_COST, Budget, Plan
+from gossamer.vocabulary import NO_COST, Budget, Plan, Settings
 
 LOOPBACK = "127.0.0.1"
 OPTION = {"params": "keep", "macs": "macs", "bytes": "bytes"}
@@ -41,6 +41,7 @@ class Desk:
         self._notes = {path.stem.removeprefix("asked-"): path for path in found}
         self._busy = threading.Lock()  # planning silences the process's output meanwhile, so one at a time
         self.offer = lru_cache(maxsize=2)(self._offer)
+        self._bundles = lru_cache(maxsize=2)(self._bundled)
         self._planned = lru_cache(maxsize=64)(self._plan)
 
     def _offer(self, of: str) -> Offer:
@@ -52,15 +53,20 @@ class Desk:
         """The page of one offer, by default of the newest."""
         of = of or next(iter(self._notes))
         offer = self.offer(of)
-        land = landscape(offer, [self._planned(of, self._start(offer))])
+        first = self._planned(of, self._start(offer))
+        with self._busy:
+            land = landscape(offer, [first], self._bundles(of))
         return explore_page.page(land.to_json(), of=of, others=self._names(), token=self.token)
 
-    def _names(self) -> dict[str, str]:
-        def said(offer: Offer) -> str:
-            s = offer.settings
-            return f"{offer.model}, {s.text or 'own writing'}, {s.metric}, {'+'.join(s.structures)}, {s.allocator}"
+    def _bundled(self, of: str) -> Bundles:
+        offer = self.offer(of)
+        return Bundles(offer, offer.settings.allocator)
 
-        return {key: said(remembered(path)) for key, path in self._notes.items()} if len(self._notes) > 1 else {}
+    def _names(self) -> dict[str, str]:
+        def said(model: str, s: Settings) -> str:
+            return f"{model}, {s.text or 'own writing'}, {s.metric}, {'+'.join(s.structures)}, {s.allocator}"
+
+        return {key: said(*asked(path)) for key, path in self._notes.items()} if len(self._notes) > 1 else {}
 
     @staticmethod
     def _start(offer: Offer) -> Budget:
@@ -69,23 +75,23 @@ class Desk:
         least = cheapest / sum(c.dense.cost.params for c in offer.curves)
         return Budget(unit="params", amount=0.8 if least < 0.8 else round((1 + least) / 2, 3))
 
-    def plan(self, asked: Mapping[str, str]) -> Plan:
+    def plan(self, wanted: Mapping[str, str]) -> Plan:
         """The plan that `gossamer plan` makes for this budget."""
         try:
-            unit, number = asked["unit"], float(asked["amount"])
+            unit, number = wanted["unit"], float(wanted["amount"])
             amount = number * explore_page.SCALE[unit]  # type: ignore[index]
         except (KeyError, TypeError, ValueError):
             raise BudgetError("Asked for no budget; reload the page.") from None
-        return self._planned(asked["of"], Budget(unit=unit, amount=amount))  # type: ignore[arg-type]
+        return self._planned(wanted["of"], Budget(unit=unit, amount=amount))  # type: ignore[arg-type]
 
     def _plan(self, of: str, budget: Budget) -> Plan:
         offer = self.offer(of)
         with self._busy:
-            return make_plan(offer, budget, offer.settings.allocator)
+            return make_plan(offer, budget, offer.settings.allocator, self._bundles(of))
 
-    def answer(self, asked: Mapping[str, str]) -> dict[str, Any]:
+    def answer(self, wanted: Mapping[str, str]) -> dict[str, Any]:
         """A plan as the page draws it."""
-        found, offer = self.plan(asked), self.offer(asked["of"])
+        found, offer = self.plan(wanted), self.offer(wanted["of"])
         dense = sum((c.dense.cost for c in offer.curves), NO_COST)
         small = sum((o.cost for o in found.choices.values()), NO_COST)
         unit = found.budget.unit
@@ -98,11 +104,12 @@ class Desk:
             "figures": explore_page.figures(dense, offer.total, small),
         }
 
-    def write(self, asked: Mapping[str, str]) -> dict[str, Any]:
+    def write(self, wanted: Mapping[str, str]) -> dict[str, Any]:
         """Write the plan file, and say where it is."""
-        found = self.plan(asked)
+        found = self.plan(wanted)
         path = (
-            self.out / f"plan-{OPTION[found.budget.unit]}-{asked['amount']}{'MB' * (found.budget.unit == 'bytes')}.json"
+            self.out
+            / f"plan-{OPTION[found.budget.unit]}-{wanted['amount']}{'MB' * (found.budget.unit == 'bytes')}.json"
         )
         if path.exists():
             raise OutputError(f"{path} exists; remove it, or start 'gossamer explore' with another --out.")

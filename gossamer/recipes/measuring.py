@@ -77,6 +77,12 @@ def windows_of(opened: Opened, text: str, source: str, longest: int) -> Windows:
     return windows
 
 
+def shortened(wanted: int, found: Windows) -> tuple[str, ...]:
+    """A note where windows are shorter than they were asked for."""
+    length = found.ids.shape[1]
+    return (f"Windows have {length} tokens instead of {wanted}: the model takes no more.",) if length < wanted else ()
+
+
 def windows_for(
     opened: Opened, settings: Settings, text: str | None, workspace: Workspace, progress: Progress = silent
 ) -> tuple[Windows, Windows]:

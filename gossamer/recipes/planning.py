@@ -40,19 +40,30 @@ def limit(total: Cost, dense: Cost, budget: Budget) -> int:
     return budget.limit(dense, total.bytes - dense.bytes)
 
 
-def make_plan(offer: Offer, budget: Budget, allocator: str) -> Plan:
-    """The allocator's plan for a budget, from curves alone."""
+class Bundles:
+    """What an allocator decides together of an offer: for each unit worked out once, whatever the budgets in it."""
+
+    def __init__(self, offer: Offer, allocator: str) -> None:
+        self._offer, self._allocator = offer, allocator
+        self._made: dict[Unit, list[budgets.Bundle]] = {}
+
+    def of(self, unit: Unit) -> list[budgets.Bundle]:
+        if unit not in self._made:
+            offer = self._offer
+            ties = {site.name: site.reads for site in offer.sites} if offer.settings.tie else {}
+            joints = joints_for(offer.joints, offer.settings, self._allocator)
+            self._made[unit] = bundled(offer.curves, joints, ties, unit)
+        return self._made[unit]
+
+
+def make_plan(offer: Offer, budget: Budget, allocator: str, bundles: Bundles | None = None) -> Plan:
+    """The allocator's plan for a budget, from curves alone; with `bundles` of both what earlier plans left is used."""
     most = limit(offer.total, sum((c.dense.cost for c in offer.curves), NO_COST), budget)
     chooser = discover.load(budgets, allocator, Allocator)()  # type: ignore[type-abstract]
-    bundles = _bundles(offer, budget.unit, allocator)
-    allocation = budgets.spelled_out(chooser.allocate([b.curve for b in bundles], most, budget.unit), bundles)
+    together = (bundles or Bundles(offer, allocator)).of(budget.unit)
+    allocation = budgets.spelled_out(chooser.allocate([b.curve for b in together], most, budget.unit), together)
     choices = {curve.site: allocation.choices[curve.site] for curve in offer.curves}
     return planned(offer, budget, allocator, choices, allocation.bound)
-
-
-def _bundles(offer: Offer, unit: Unit, allocator: str) -> list[budgets.Bundle]:
-    ties = {site.name: site.reads for site in offer.sites} if offer.settings.tie else {}
-    return bundled(offer.curves, joints_for(offer.joints, offer.settings, allocator), ties, unit)
 
 
 def joints_for(joints: Sequence[Joint], settings: Settings, allocator: str) -> Sequence[Joint]:
@@ -90,13 +101,30 @@ def planned(offer: Offer, budget: Budget, allocator: str, choices: Mapping[str, 
     )
 
 
+def asked(note: Path) -> tuple[str, Settings]:
+    """The model, as named, and the settings of an offer that `pricing.remember` noted; raises as `remembered`."""
+    found = read_json(note)
+    try:
+        return found["model"], _settings(found)
+    except (KeyError, TypeError) as error:
+        raise _damaged(note, error) from error
+
+
+def _settings(found: Any) -> Settings:
+    return Settings(**{**found["settings"], "structures": tuple(found["settings"]["structures"])})
+
+
+def _damaged(note: Path, error: Exception) -> WorkError:
+    return WorkError(f"{note} is damaged ({error!r}); delete it and run 'gossamer plan' again.")
+
+
 def remembered(note: Path) -> Offer:
     """The offer that `pricing.remember` noted, with its curves; raises `WorkError` where a file does not fit."""
     found = read_json(note)
     try:
         if found["format"] != FORMAT:
             raise WorkError(f"{note} was written by another version of gossamer; run 'gossamer plan' again.")
-        settings = Settings(**{**found["settings"], "structures": tuple(found["settings"]["structures"])})
+        settings = _settings(found)
         sites = tuple(Site(**{**row, "shape": tuple(row["shape"])}) for row in found["sites"])
         named, kinds = {site.name: site for site in sites}, {k.name: k for k in narrowing(settings.structures)}
         joints = tuple(
@@ -111,7 +139,7 @@ def remembered(note: Path) -> Offer:
         curves = tuple(replace(curve, influence=found["influences"].get(curve.site, 1.0)) for curve in curves)
         model, digest, total = found["model"], found["digest"], Cost(**found["total"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WorkError(f"{note} is damaged ({error!r}); delete it and run 'gossamer plan' again.") from error
+        raise _damaged(note, error) from error
     if discover.load(budgets, settings.allocator, Allocator).sensitivity:  # type: ignore[type-abstract]
         curves = probing.remembered(curves, note.parent)
     return Offer(model, digest, settings, total, sites, curves, joints)
@@ -127,8 +155,10 @@ SIZES = 24
 """Of one weight's trade-off."""
 
 
-def landscape(offer: Offer, plans: Sequence[Plan]) -> Landscape:
+def landscape(offer: Offer, plans: Sequence[Plan], bundles: Bundles | None = None) -> Landscape:
     """What the pages show of an offer and of plans made from it; the first plan is the chosen one."""
+    bundles = bundles or Bundles(offer, offer.settings.allocator)
+    curves = {curve.site: curve for curve in offer.curves}
     dense = sum((curve.dense.cost for curve in offer.curves), NO_COST)
     return Landscape(
         model=offer.model,
@@ -136,17 +166,19 @@ def landscape(offer: Offer, plans: Sequence[Plan]) -> Landscape:
         unit=offer.metric.unit,
         dense=dense,
         total=offer.total,
-        frontiers={unit: _frontier(offer, dense, unit) for unit in get_args(Unit)},
-        weights=tuple(_weight(site, offer) for site in offer.sites),
+        frontiers={unit: _frontier(offer, bundles.of(unit), dense, unit) for unit in get_args(Unit)},
+        weights=tuple(_weight(site, offer, curves[site.name]) for site in offer.sites),
         budget=plans[0].budget,
         choices=plans[0].choices,
         predicted={plan.allocator: plan.predicted for plan in plans},
     )
 
 
-def _frontier(offer: Offer, dense: Cost, unit: Unit) -> tuple[tuple[float, float], ...]:
+def _frontier(
+    offer: Offer, bundles: Sequence[budgets.Bundle], dense: Cost, unit: Unit
+) -> tuple[tuple[float, float], ...]:
     """(amount of a budget, least predicted loss) pairs; between two of them plans lie on or just above the line."""
-    found = frontier([bundle.curve for bundle in _bundles(offer, unit, offer.settings.allocator)], unit)
+    found = frontier([bundle.curve for bundle in bundles], unit)
     fixed = offer.total.of(unit) - dense.of(unit)
     shown = _spread(found, POINTS)
     if unit == "bytes":
@@ -156,12 +188,17 @@ def _frontier(offer: Offer, dense: Cost, unit: Unit) -> tuple[tuple[float, float
     return tuple((_rounded(cost / dense.of(unit)), _rounded(loss)) for cost, loss in shown)
 
 
-def _weight(site: Site, offer: Offer) -> Weight:
-    curve = next(curve for curve in offer.curves if curve.site == site.name)
-    ways: dict[str, list[tuple[int, float, float]]] = {}
+def _weight(site: Site, offer: Offer, curve: Curve) -> Weight:
+    options: dict[str, list[Option]] = {}
     for option in curve.options:
         if option.structure != "dense":
-            ways.setdefault(option.structure, []).append((option.size, _share(option, curve), _rounded(option.error)))
+            options.setdefault(option.structure, []).append(option)
+    ways = {
+        name: [
+            (o.size, _share(o, curve), _rounded(o.error)) for o in _spread(sorted(each, key=lambda o: o.size), SIZES)
+        ]
+        for name, each in options.items()
+    }
     for joint in offer.joints:
         if any(member.name == site.name for member in joint.group.members):
             ways[joint.kind.name] = [

@@ -18,7 +18,7 @@ from gossamer.evaluation.memory import give_back
 from gossamer.evaluation.recalled import Recalled
 from gossamer.metrics import Metric, TableMetric
 from gossamer.recipes.checking import factors
-from gossamer.recipes.measuring import FORMAT, default_work, find_sites, measure, recalled, windows_for
+from gossamer.recipes.measuring import FORMAT, default_work, find_sites, measure, recalled, shortened, windows_for
 from gossamer.recipes.menus import (
     Joint,
     Narrowings,
@@ -169,7 +169,7 @@ def price_model(
         tokens=calibration.ids.numel(),
         calibration=calibration,
         seconds=clock.laps,
-        notes=notes,
+        notes=(*shortened(settings.window, calibration), *notes),
     )
 
 

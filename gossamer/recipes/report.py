@@ -1,26 +1,38 @@
-"""The page of a folder, from the files in it: nothing is measured, and the model is not opened."""
+"""The page of a folder, from the files in it: nothing is measured, and no model is opened."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gossamer.checkpoints.store import read_json, write_text
 from gossamer.errors import OutputError, WorkError
-from gossamer.reports import compare_page, report_page
+from gossamer.reports import compare_page, report_page, taught_page
+from gossamer.reports._words import judged
+
+KINDS = ("compare", "report", *taught_page.DONE)
+"""What a folder may be about: a file of this name and `.json` says it."""
 
 
-def report(folder: Path | str, out: Path | str | None = None) -> Path:
+def report(folder: Path | str, out: Path | str | None = None, beside: Sequence[Path | str] = ()) -> Path:
     """Write the page of `folder`, by default into it, and return where it is.
 
-    Raises `WorkError` where the folder holds nothing that can be shown, or a file in it is damaged.
+    What was measured of the folders in `beside`, other compressed forms of the same model, stands beside it.
+    Raises `WorkError` where a folder holds nothing that can be shown, where a file in it is damaged, and where figures
+    were not measured alike.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise WorkError(f"There is no folder {folder}; give one that 'gossamer compress' or 'gossamer compare' wrote.")
-    kind = "compare" if (folder / "compare.json").exists() else "report"
-    out = Path(out) if out is not None else folder / f"{kind}.html"
+    kind = _kind(folder)
+    out = Path(out) if out is not None else folder / f"{'compare' if kind == 'compare' else 'report'}.html"
     if out.is_dir():
         raise OutputError(f"{out} is a folder; give --out the name of a file.")
+    if beside and kind != "report":
+        raise WorkError(
+            f"{folder} holds no report.json to put others beside; give the folder of a 'gossamer compress'."
+        )
+    found = _read(folder, kind)
+    others = {path: _standing(path) for path in map(Path, beside)}
     try:
-        page = compare_page.page(read_json(folder / "compare.json")) if kind == "compare" else _page(folder)
+        page = _page(folder, kind, found, _named(folder, found, others))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise WorkError(
             f"{folder} was written by another version of gossamer, or changed by hand: {kind}.json or a file beside it "
@@ -30,18 +42,71 @@ def report(folder: Path | str, out: Path | str | None = None) -> Path:
     return out
 
 
-def _page(folder: Path) -> str:
-    if not (folder / "report.json").exists():
-        raise WorkError(
-            f"{folder} holds no report.json and no compare.json; give a folder that 'gossamer compress' or 'gossamer "
-            "compare' wrote."
-        )
-    found, path = read_json(folder / "report.json"), folder / "landscape.json"
+def _kind(folder: Path) -> str:
+    if not folder.is_dir():
+        raise WorkError(f"There is no folder {folder}; give one that gossamer wrote.")
+    found = next((kind for kind in KINDS if (folder / f"{kind}.json").exists()), None)
+    if found is None:
+        files = " and ".join(f"no {kind}.json" for kind in KINDS)
+        raise WorkError(f"{folder} holds {files}; give a folder that gossamer wrote.")
+    return found
+
+
+def _read(folder: Path, kind: str) -> Any:
+    return read_json(folder / f"{kind}.json")
+
+
+def _page(folder: Path, kind: str, found: Any, beside: Mapping[str, Any]) -> str:
+    if kind == "compare":
+        return compare_page.page(found)
+    if kind != "report":
+        return taught_page.page(kind, found)
+    path = folder / "landscape.json"
     if not path.exists():
-        why = "landscape.json is not in the folder, an older version made it; compress again to have them."
-        return report_page.page(found, None, missing=why)
+        why = "landscape.json is not in the folder; compress again to have them."
+        return report_page.page(found, None, missing=why, beside=beside)
     try:
         landscape = read_json(path)
     except WorkError:
-        return report_page.page(found, None, missing="landscape.json is damaged; compress again to have them.")
-    return report_page.page(found, landscape)
+        why = "landscape.json is damaged; compress again to have them."
+        return report_page.page(found, None, missing=why, beside=beside)
+    return report_page.page(found, landscape, beside=beside)
+
+
+def _standing(folder: Path) -> Any:
+    """What stands beside: a report, or as much of one as a training leaves."""
+    kind = _kind(folder)
+    found = _read(folder, kind)
+    if kind == "compare":
+        raise WorkError(f"{folder} holds a comparison, not a compressed model; give --beside the folder of one.")
+    try:
+        if kind != "report":
+            first, *later = found["history"]
+            then = [step["step"] for step in later]
+            found = {"asked": first, "then": then, "small_total": found["small_total"], "score": found["after"]}
+        _ = (found["asked"]["digest"], found["small_total"]["bytes"], found["score"]["protocol"]["ids_sha256"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise WorkError(f"{folder} was written by another version of gossamer ({error!r}); make it anew.") from error
+    return found
+
+
+def _named(folder: Path, mine: Any, others: Mapping[Path, Any]) -> dict[str, Any]:
+    """The others by short names, once it is sure that their figures were measured as the folder's own."""
+    names = [path.name for path in others]
+    for path, other in others.items():
+        if other["asked"]["digest"] != mine["asked"]["digest"]:
+            raise WorkError(
+                f"{path} and {folder} were not made from the same model, so they cannot stand side by side."
+            )
+        if _alike(other) != _alike(mine):
+            raise WorkError(
+                f"{path} was judged on {judged(other['score']['protocol'])}, and {folder} on "
+                f"{judged(mine['score']['protocol'])}: only one protocol compares; compress with the same --text, "
+                "--window and --test."
+            )
+    return {path.name if names.count(path.name) == 1 else str(path): other for path, other in others.items()}
+
+
+def _alike(report: Any) -> dict[str, Any]:
+    """A protocol without the name of its text: the same text under another name is the same."""
+    return {**report["score"]["protocol"], "source": None}

@@ -61,10 +61,19 @@ def _number(name: str, title: str, domain: Sequence[float] | None = None, log: b
     if domain is not None:
         scale["domain"] = list(domain)
     if log:
-        each = (1, 2, 5) if domain is not None and domain[1] <= 100 * domain[0] else (1,)
-        axis = {"values": [k * 10.0**e for e in range(-15, 12) for k in each], "format": "~g", "labelOverlap": "greedy"}
+        axis = {"values": _ticks(domain), "format": "~g", "labelOverlap": "greedy"}
     lines = title.replace(", ", ",\n", 1).split("\n") if len(title) > 36 else title
     return {"field": name, "type": "quantitative", "title": lines, "scale": {"nice": False, **scale}, "axis": axis}
+
+
+def _ticks(domain: Sequence[float] | None) -> list[float]:
+    """Lines on a logarithmic axis: decades, some in each where there are few, and equal steps within less than one."""
+    if domain is not None and domain[1] < 10 * domain[0]:
+        rough = (domain[1] - domain[0]) / 6
+        step = min((k * 10.0 ** math.floor(math.log10(rough)) for k in (1, 2, 5, 10)), key=lambda s: abs(s - rough))
+        return [round(k * step, 12) for k in range(math.ceil(domain[0] / step), math.floor(domain[1] / step) + 1)]
+    each = (1, 2, 5) if domain is not None and domain[1] <= 100 * domain[0] else (1,)
+    return [k * 10.0**e for e in range(-15, 12) for k in each]
 
 
 def _decades(values: Sequence[float], below: float = 1.0) -> list[float]:
@@ -82,7 +91,7 @@ def frontier(line: Sequence[tuple[float, float]], marks: Rows, unit: str, loss: 
     low = min([m["y"] for m in marked if m["y"] > 0], default=top / 1e3)
     ends = [max(low / 10, top / 1e6), top]
     kinds = list(dict.fromkeys(m["what"] for m in marked)) or ["this plan"]
-    x = _number("x", axis, [0, max((p["x"] for p in shown), default=1.0)])
+    x = _number("x", axis, [0, max([*(p["x"] for p in shown), *(1.03 * m["x"] for m in marked)], default=1.0)])
     y = _number("y", loss, _decades(ends), log=True)
     return _spec(
         [
@@ -165,17 +174,21 @@ def spectrum(loss: str, structures: Sequence[str], points: Rows) -> Spec:
     )
 
 
-def methods(cells: Rows, measure: str, dense: float | None) -> Spec:
-    """One line a method: `measure` of each cell over what it kept, and the dense model's where it has one."""
+def methods(cells: Rows, measure: str, dense: float | None, axis: str, order: Sequence[str]) -> Spec:
+    """One line a method: `measure` (y) of each cell over what it took (x); dashed the dense model's.
+
+    `order` of the methods fixes their colours.
+    """
     values = [c["y"] for c in cells] + ([] if dense is None else [dense])
-    kept = [c["kept"] for c in cells]
-    x = _number("kept", "kept parameters of the linear layers", [min(kept) - 0.02, max(kept) + 0.02])
+    low, high = (end(c["x"] for c in cells) for end in (min, max))
+    room = 0.06 * (high - low) or 0.02 * high
+    x = _number("x", axis, [low - room, high + room])
     y = _number("y", measure, [0.9 * min(values), 1.1 * max(values)], log=min(values) > 0)
-    encoding = {"x": x, "y": y, **_kinds(list(dict.fromkeys(c["what"] for c in cells)), COLOURS)}
+    encoding = {"x": x, "y": y, **_kinds(order, COLOURS)}
     dots = {"type": "point", "size": 80, "filled": True, "opacity": 1}
     layers: list[Spec] = [
         {"mark": {"type": "line", "strokeWidth": 2}, "encoding": encoding},
-        {"mark": dots, "encoding": {**encoding, "tooltip": _tips(what="", kept="", y=measure)}},
+        {"mark": dots, "encoding": {**encoding, "tooltip": _tips(what="", x=axis, y=measure)}},
     ]
     if dense is not None:
         rule = {"type": "rule", "strokeDash": [4, 4], "color": "var(--grey)"}

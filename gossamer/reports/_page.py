@@ -13,16 +13,6 @@ from typing import Any
 
 import vl_convert
 
-from gossamer.vocabulary import Unit
-
-OF: Mapping[Unit, str] = {
-    "params": "parameters of the linear layers kept",
-    "macs": "multiply-adds of the linear layers kept",
-    "bytes": "bytes of all weights",
-    "bits": "bits a weight of the linear layers",
-}
-"""What a budget counts."""
-
 
 @functools.cache
 def _library() -> str:
@@ -92,24 +82,3 @@ def chart(name: str, label: str, caption: str) -> str:
 def note(text: str) -> str:
     """A plain sentence set apart."""
     return f'<p class="note">{escape(text)}</p>'
-
-
-def amount(unit: Unit, value: float) -> str:
-    """An amount of a budget as people write it."""
-    return size(value) if unit == "bytes" else f"{value:g}"
-
-
-def size(count: float) -> str:
-    """Bytes with the unit that leaves few digits."""
-    for scale, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= scale:
-            return f"{count / scale:.2f} {name}"
-    return f"{count:.0f} B"
-
-
-def many(count: float) -> str:
-    """A count of numbers or multiply-adds."""
-    for scale, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= scale:
-            return f"{count / scale:.2f} {name}"
-    return f"{count:.0f}"

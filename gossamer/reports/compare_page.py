@@ -5,9 +5,11 @@ from html import escape
 from typing import Any
 
 from gossamer.reports import _charts
-from gossamer.reports._page import chart, document, note, table
-from gossamer.reports.terminal import judged, leads, winners
-from gossamer.vocabulary import counted
+from gossamer.reports._amounts import axis
+from gossamer.reports._page import chart, document, table
+from gossamer.reports._words import judged
+from gossamer.reports.terminal import layers_of, leads, what_is_compared, winners
+from gossamer.vocabulary import Unit, labelled
 
 Json = Mapping[str, Any]
 LOSS = "nats per token"
@@ -23,8 +25,14 @@ def page(comparison: Json) -> str:
         body.insert(0, f'<p class="lead">{escape(_lead(cells))}</p>')
         body.append(_charted(done, charts))
         body.append(_protocol(next(iter(done.values()))))
-    body += [note(f"{key} failed: {cell['failed']}") for key, cell in cells.items() if "failed" in cell]
+    body.append(_failed(cells))
     return document("Methods side by side", "Comparison under one protocol", "\n".join(body), {"charts": charts})
+
+
+def _failed(cells: Json) -> str:
+    failed = {key: cell["failed"] for key, cell in cells.items() if "failed" in cell}
+    said = "".join(f"<li>{escape(f'{key}: {why}')}</li>" for key, why in failed.items())
+    return f"<section><h2>What failed</h2><ul>{said}</ul></section>" if said else ""
 
 
 def _lead(cells: Json) -> str:
@@ -38,12 +46,11 @@ def _measure(cell: Json) -> tuple[str, float]:
 
 
 def _table(cells: Json) -> str:
-    rows, budgets = (list(dict.fromkeys(key.split()[i] for key in cells)) for i in (0, 1))
+    rows, budgets = (list(dict.fromkeys(key.partition(" ")[i] for key in cells)) for i in (0, 2))
     best = winners(cells)
     written = [(escape(row), *(_cell(cells.get(f"{row} {b}"), best[b] == row) for b in budgets)) for row in rows]
     said = "".join(f"<li>{escape(line)}</li>" for line in leads(cells))
-    layers = counted(next((cell["settings"] for cell in cells.values() if "settings" in cell), {}))
-    caption = f"Perplexity by kept parameters of the {layers}; ★ marks the best."
+    caption = f"{what_is_compared(cells)}; ★ marks the best."
     return f"<section><h2>Who wins where</h2>{table(('method', *budgets), written, caption)}<ul>{said}</ul></section>"
 
 
@@ -55,21 +62,35 @@ def _cell(cell: Json | None, best: bool) -> str:
 
 
 def _charted(done: Json, charts: dict[str, Any]) -> str:
-    what = _measure(next(iter(done.values())))[0]
-    lines = [{"what": k.split()[0], "kept": c["kept"], "y": _measure(c)[1]} for k, c in done.items()]
-    dense = next(iter(done.values()))["dense_perplexity"]
-    charts["methods"] = _charts.methods(lines, what, dense)
-    found = chart("methods", f"{what} over budget", "" if dense is None else f"Dashed: the dense model, {dense:.2f}.")
-    points = [
-        {"what": k.split()[0], "predicted": c["predicted"], "measured": c["divergence"]}
+    what, dense = _measure(next(iter(done.values())))[0], next(iter(done.values()))["dense_perplexity"]
+    order = list(dict.fromkeys(key.partition(" ")[0] for key in done))
+    lines: dict[Unit, list[dict[str, Any]]] = {}
+    for key, cell in done.items():
+        unit = labelled(key.partition(" ")[2])
+        lines.setdefault(unit, []).append(
+            {"what": key.partition(" ")[0], "x": _taken(cell, unit), "y": _measure(cell)[1]}
+        )
+    found = ""
+    for unit, points in lines.items():
+        name, title = f"methods, {unit}", axis(unit, layers_of(done))
+        charts[name] = _charts.methods(points, what, dense, title, order)
+        found += chart(name, f"{what} over {title}", "" if dense is None else f"Dashed: the dense model, {dense:.2f}.")
+    pairs = [
+        {"what": k.partition(" ")[0], "predicted": c["predicted"], "measured": c["divergence"]}
         for k, c in done.items()
         if c["unit"] == LOSS and c["predicted"] > 0 and c["divergence"] > 0
     ]
-    if points:
-        charts["against"] = _charts.against(points, LOSS, [*dict.fromkeys(p["what"] for p in lines)], _charts.COLOURS)
+    if pairs:
+        charts["against"] = _charts.against(pairs, LOSS, order, _charts.COLOURS)
         said = "Dashed: as predicted. Only methods whose metric predicts a loss are here."
         found += chart("against", "Predicted against measured loss", said)
     return f'<section><h2>Frontiers</h2><div class="two">{found}</div></section>'
+
+
+def _taken(cell: Json, unit: Unit) -> float:
+    """What a cell took of the unit that it was given a budget in."""
+    name = "kept" if unit == "params" else unit
+    return float(cell[name]) / (1e6 if unit == "bytes" else 1.0)
 
 
 def _protocol(cell: Json) -> str:

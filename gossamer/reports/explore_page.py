@@ -6,7 +6,8 @@ from math import ceil, floor
 from typing import Any
 
 from gossamer.reports import _charts
-from gossamer.reports._page import OF, chart, document, many, size, table
+from gossamer.reports._amounts import axis, counts, many, size
+from gossamer.reports._page import chart, document, table
 from gossamer.reports._pictures import MAP, model_data
 from gossamer.vocabulary import Cost, Unit
 
@@ -23,9 +24,8 @@ def page(land: Json, *, of: str, others: Mapping[str, str], token: str) -> str:
     units = [_unit(unit, land) for unit in SCALE]
     data = model_data(land) | {"units": units, "of": of, "token": token, "frontiers": land["frontiers"]}
     for unit in SCALE:
-        axis = OF[unit] + (", MB" if unit == "bytes" else "")
         line = land["frontiers"][unit]
-        data["charts"][f"frontier {unit}"] = _charts.frontier(line, [], unit, f"loss, {land['unit']}", axis)
+        data["charts"][f"frontier {unit}"] = _charts.frontier(line, [], unit, f"loss, {land['unit']}", axis(unit))
     body = f"{_board(units, of, others)}{_now(land)}{MAP}"
     return document(land["model"], "Explore budgets", body, data, asks=True)
 
@@ -34,9 +34,9 @@ def figures(dense: Cost, total: Cost, small: Cost) -> dict[str, list[str]]:
     """For each unit what the plan takes, the dense model takes, and is kept; `total` is the whole dense model's."""
     whole = total.bytes - dense.bytes + small.bytes
     return {
-        "params": [many(small.params), many(dense.params), f"{small.params / dense.params:.3f}"],
-        "macs": [many(small.macs), many(dense.macs), f"{small.macs / dense.macs:.3f}"],
-        "bytes": [size(whole), size(total.bytes), f"{whole / total.bytes:.3f}"],
+        "params": [many(small.params, dense.params), many(dense.params), f"{small.params / dense.params:.3f}"],
+        "macs": [many(small.macs, dense.macs), many(dense.macs), f"{small.macs / dense.macs:.3f}"],
+        "bytes": [size(whole, total.bytes), size(total.bytes), f"{whole / total.bytes:.3f}"],
     }
 
 
@@ -64,7 +64,7 @@ def _unit(unit: Unit, land: Json) -> dict[str, Any]:
 
 
 def _board(units: Sequence[Json], of: str, others: Mapping[str, str]) -> str:
-    choice = "".join(f'<option value="{u["name"]}">{OF[u["name"]]}</option>' for u in units)
+    choice = "".join(f'<option value="{u["name"]}">{counts(u["name"])}</option>' for u in units)
     models = "".join(
         f'<option value="{escape(key)}"{" selected" if key == of else ""}>{escape(name)}</option>'
         for key, name in others.items()

@@ -1,16 +1,18 @@
 """The page of one compressed model: what was asked, what came out, and where the loss goes."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import exp
 from typing import Any
 
 from gossamer.errors import WorkError
 from gossamer.reports import _charts
+from gossamer.reports._amounts import amount, axis, counts, many, rate, size
 from gossamer.reports._layers import check
-from gossamer.reports._page import OF, amount, chart, document, facts, many, note, size, table
+from gossamer.reports._page import chart, document, facts, note, table
 from gossamer.reports._pictures import MAP, model_data
+from gossamer.reports._words import apart, method, ran, text, timed
 from gossamer.vocabulary import counted
 
 LOSS = "nats per token"
@@ -18,27 +20,35 @@ LOSS = "nats per token"
 Json = Mapping[str, Any]
 
 
-def page(report: Any, landscape: Any | None, *, missing: str = "") -> str:
+def page(report: Any, landscape: Any | None, *, missing: str = "", beside: Mapping[str, Json] | None = None) -> str:
     """The page, from `report.json` and `landscape.json` as read.
 
-    Without a landscape the page says so, with the reason `missing`, and has no map and no frontier.
+    `beside` holds what was measured in the same way of other compressed forms of the model, by name: reports, or as
+    much of one as there is (`asked`, `small_total` and `score` at least). Without a landscape the page says so, with
+    the reason `missing`, and has no map and no frontier.
     Raises `WorkError` where they are not about the same model.
     """
     if landscape is not None and check(landscape)["digest"] != report["asked"]["digest"]:
         raise WorkError("landscape.json and report.json are not about the same model; compress it again.")
     asked = report["asked"]["budget"]
-    body = [f'<p class="lead">{_lead(report)}</p>', *(note(text) for text in report.get("notes", ()))]
-    body.append(_figures(report))
+    body = [f'<p class="lead">{_lead(report)}</p>', *map(note, report["notes"])]
+    beside = beside or {}
+    body.append(_figures(report, beside))
     data: dict[str, Any] = {"charts": {}}
     if landscape is None:
         body.append(note(f"No map and no frontier: {missing}"))
     else:
         data = model_data(landscape)
-        body.append(_charted(report, landscape, data["charts"]))
+        body.append(_charted(report, landscape, beside, data["charts"]))
         body.append(MAP)
-    body += [_samples(report.get("samples", {})), _provenance(report)]
+    body += [_samples(report["samples"]), _provenance(report, beside)]
     title = f"{report['model']} at {amount(asked['unit'], asked['amount'])}"
-    return document(title, f"Compression report · {OF[asked['unit']]}", "\n".join(body), data)
+    return document(
+        title,
+        f"Compression report · {counts(asked['unit'], counted(report['asked']['settings']))}",
+        "\n".join(body),
+        data,
+    )
 
 
 def _lead(report: Json) -> str:
@@ -51,57 +61,86 @@ def _lead(report: Json) -> str:
     if score["nats"] is not None:
         old, new = exp(min(score["dense_nats"], 700)), exp(min(score["nats"], 700))
         said += f" Perplexity goes from {old:.2f} to {new:.2f}."
-    return f"{said} {_apart(score)}: {score['divergence']:.4f}."
+    what = apart(score["nats"])
+    return f"{said} {what[0].upper()}{what[1:]}: {score['divergence']:.4f}."
 
 
-def _apart(score: Json) -> str:
-    return "Output error², of its variance, halved" if score["nats"] is None else "KL divergence, nats a token"
-
-
-def _figures(report: Json) -> str:
-    """Dense and compressed side by side, and beside them whatever else was measured at the same bytes."""
-    others: Mapping[str, Json] = report.get("baselines", {})
+def _figures(report: Json, beside: Mapping[str, Json]) -> str:
+    """Dense and compressed side by side, and whatever is to stand beside them."""
+    score, others = report["score"], list(beside.values())
     rows = []
-    for name, old, new, key in (
-        (counted(report["asked"]["settings"]), report["dense"], report["small"], None),
-        ("whole model", report["dense_total"], report["small_total"], "total"),
+    for name, old, key in (
+        (counted(report["asked"]["settings"]), report["dense"], "small"),
+        ("whole model", report["dense_total"], "small_total"),
     ):
         for unit, what, written in (
             ("params", "parameters", many),
             ("macs", "multiply-adds a token", many),
             ("bytes", "size", size),
         ):
-            more = [written(o[key][unit]) if key and key in o else "–" for o in others.values()]
-            rows.append((f"{name}, {what}", written(old[unit]), written(new[unit]), *more, _bar(new[unit] / old[unit])))
-    score = report["score"]
+            dense, small = old[unit], report[key][unit]
+            more = [written(o[key][unit], dense) if key in o else "–" for o in others]
+            rows.append((f"{name}, {what}", written(dense), written(small, dense), _bar(small / dense), *more))
     if score["nats"] is not None:
-        old, new = (exp(min(score[k], 700)) for k in ("dense_nats", "nats"))
-        more = [f"{exp(min(o['score']['nats'], 700)):.2f}" for o in others.values()]
-        rows.append(("perplexity", f"{old:.2f}", f"{new:.2f}", *more, f"× {new / old:.3f}"))
-    more = [f"{o['score']['divergence']:.4f}" for o in others.values()]
-    rows.append((_apart(score), "0", f"{score['divergence']:.4f}", *more, ""))
-    speed = report.get("speed")
-    if speed:
-        more = [f"{speed[n]:.1f}" if n in speed else "–" for n in others]
-        ratio = f"× {speed['compressed'] / speed['dense']:.2f}"
-        rows.append(("tokens a second", f"{speed['dense']:.1f}", f"{speed['compressed']:.1f}", *more, ratio))
-    unmeasured = [what for what, there in (("a 4-bit baseline", others), ("speed", speed)) if not there]
-    caption = f"Not measured in this run: {', '.join(unmeasured)}." if unmeasured else ""
-    heads = ("", "dense", "compressed", *(escape(name) for name in others), "kept")
-    return f"<section><h2>What came out</h2>{table(heads, rows, caption)}</section>"
+        old, new, *each = (exp(min(nats, 700)) for nats in (score["dense_nats"], *_each("nats", report, others)))
+        rows.append(("perplexity", f"{old:.2f}", f"{new:.2f}", f"× {new / old:.3f}", *(f"{x:.2f}" for x in each)))
+    mine, *theirs = (f"{x:.4f}" for x in _each("divergence", report, others))
+    rows.append((apart(score["nats"]), "0", mine, "", *theirs))
+    speed = report["speed"]
+    fast = [rate(o["speed"]["compressed"]) if _same_machine(o, report) else "–" for o in others]
+    ratio = f"× {speed['compressed'] / speed['dense']:.2f}"
+    rows.append(("tokens a second, reading", rate(speed["dense"]), rate(speed["compressed"]), ratio, *fast))
+    heads = ("", "dense", "compressed", "kept", *map(escape, beside))
+    said = f"Tokens a second: {timed(speed)}."
+    if "–" in fast:
+        said += " Where there is none (–), it was not measured, or elsewhere."
+    shown = f'{table(heads, rows)}<p class="soft">{said}</p>{_wanted(report, beside)}'
+    return f"<section><h2>What came out</h2>{shown}</section>"
+
+
+def _each(key: str, report: Json, others: Sequence[Json]) -> list[float]:
+    return [o["score"][key] for o in (report, *others)]
+
+
+def _same_machine(one: Json, other: Json) -> bool:
+    """Whether speeds were measured alike."""
+    there = [
+        (o["speed"]["window"], *(o["machine"][k] for k in ("system", "cores", "torch")))
+        for o in (one, other)
+        if "speed" in o
+    ]
+    return len(there) == 2 and there[0] == there[1]
+
+
+def _wanted(report: Json, beside: Mapping[str, Json]) -> str:
+    """How to put a quantized model beside, where nothing is."""
+    if beside or report["asked"]["budget"]["unit"] == "bits":
+        return ""
+    same = _words(report, ["--bytes", str(report["small_total"]["bytes"])], "quantized", ["--method", "gptq"])
+    draw = shlex.join(["gossamer", "report", report["out"], "--beside", "quantized"])
+    return (
+        "<details><summary>No 4-bit baseline stands beside it</summary><p>These measure the quantized model of the same"
+        f" size, and draw it here:</p><pre><code>{escape(shlex.join(same))}\n{escape(draw)}</code></pre></details>"
+    )
 
 
 def _bar(share: float) -> str:
     return f'{share:.3f}<span class="bar"><i style="width:{min(100, round(100 * share))}%"></i></span>'
 
 
-def _charted(report: Json, landscape: Json, charts: dict[str, Any]) -> str:
+def _charted(report: Json, landscape: Json, beside: Mapping[str, Json], charts: dict[str, Any]) -> str:
     asked, unit = report["asked"]["budget"], landscape["unit"]
-    axis = OF[asked["unit"]] + (", MB" if asked["unit"] == "bytes" else "")
+    title = axis(asked["unit"], counted(report["asked"]["settings"]))
     x = _amount_used(report)
     marks, points = _measured(report, landscape, x)
+    if unit == LOSS:
+        marks += [
+            {"x": _amount_used(report, other), "y": other["score"]["divergence"], "what": f"{name}, measured"}
+            for name, other in beside.items()
+            if "small" in other
+        ]
     charts["frontier"] = _charts.frontier(
-        landscape["frontiers"][asked["unit"]], marks, asked["unit"], f"loss, {unit}", axis
+        landscape["frontiers"][asked["unit"]], marks, asked["unit"], f"loss, {unit}", title
     )
     said = "; ".join(f"{m['what']} {m['y']:.4g}" for m in marks)
     first = chart("frontier", "Least predicted loss over the budget", f"At {amount(asked['unit'], x)}: {said}.")
@@ -117,13 +156,14 @@ def _charted(report: Json, landscape: Json, charts: dict[str, Any]) -> str:
     )
 
 
-def _amount_used(report: Json) -> float:
-    unit = report["asked"]["budget"]["unit"]
+def _amount_used(report: Json, other: Json | None = None) -> float:
+    """What a compressed model, by default the report's, takes in the unit of the report's budget."""
+    unit, taken = report["asked"]["budget"]["unit"], other or report
     if unit == "bytes":
-        return float(report["small_total"]["bytes"])
+        return float(taken["small_total"]["bytes"])
     if unit == "bits":
-        return float(8 * report["small"]["bytes"] / report["dense"]["params"])
-    return float(report["small"][unit] / report["dense"][unit])
+        return float(8 * taken["small"]["bytes"] / report["dense"]["params"])
+    return float(taken["small"][unit] / report["dense"][unit])
 
 
 def _measured(report: Json, landscape: Json, x: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -133,10 +173,10 @@ def _measured(report: Json, landscape: Json, x: float) -> tuple[list[dict[str, A
     points = [{"predicted": report["predicted"], "measured": loss, "what": f"{chosen}, on all held-out windows"}]
     if landscape["unit"] == LOSS:
         marks.append({"x": x, "y": loss, "what": f"{chosen}, measured"})
-    windows = report.get("rival_windows", 0)
+    windows = report["rival_windows"]
     on = f"on the first {windows} windows" if windows > 1 else "on the first window"
     for name, predicted in landscape["predicted"].items():
-        measured = report.get("rivals", {}).get(name)
+        measured = report["rivals"].get(name)
         if name != chosen:
             marks.append({"x": x, "y": predicted, "what": f"{name}, predicted"})
         if measured is not None:
@@ -159,22 +199,17 @@ def _samples(texts: Json) -> str:
     )
 
 
-def _provenance(report: Json) -> str:
+def _provenance(report: Json, beside: Mapping[str, Json]) -> str:
     asked, score = report["asked"], report["score"]
-    settings, read, judged = asked["settings"], asked["calibration"], score["protocol"]
-    machine = dict(report.get("machine", {}))
     found = {
         "model": f"{report['model']}, digest {asked['digest']}",
-        "calibrated on": _text(read),
-        "judged on": f"{_text(judged)}, {judged['dtype']}",
-        "method": f"metric {settings['metric']}; structures {', '.join(settings['structures'])}; "
-        f"allocator {settings['allocator']}" + ("; layers that share an input tied" if settings["tie"] else ""),
-        "plan": f"{report['allocator']}, predicted loss {report['predicted']:.4g}",
-        "seed": str(settings["seed"]),
-        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in report.get("seconds", {}).items()),
-        "peak memory": size(report.get("peak_memory", 0)),
-        "machine": f"{machine.pop('system', 'unknown')}, {machine.pop('cores', '?')} threads",
-        "versions": ", ".join(f"{k} {v}" for k, v in machine.items()),
+        "calibrated on": text(asked["calibration"]),
+        "judged on": f"{text(score['protocol'])}, {score['protocol']['dtype']}",
+        "method": method(asked["settings"]),
+        **{f"beside, {name}": _other(other) for name, other in beside.items()},
+        "plan": f"{report['allocator']}, predicted loss {report['predicted']:.4g}, {report['unit']}",
+        "seed": str(asked["settings"]["seed"]),
+        **ran(report),
     }
     return (
         f"<section><h2>Provenance</h2>{facts(found)}<p>The same again:</p>"
@@ -182,22 +217,31 @@ def _provenance(report: Json) -> str:
     )
 
 
-def _text(p: Json) -> str:
-    windows = f"{p['windows']} windows of {p['window']} tokens, stride {p['stride']}"
-    return f"{p['source']}: {windows}, text {p.get('text_sha256')}, ids {p['ids_sha256']}"
+def _other(other: Json) -> str:
+    asked = other["asked"]
+    unit, much = asked["budget"]["unit"], asked["budget"]["amount"]
+    then = "".join(f"; then {step}" for step in other.get("then", ()))
+    return f"{amount(unit, much)}; {method(asked['settings'])}{then}"
 
 
 def command(report: Json) -> str:
     """The command line that asks for the same."""
+    settings, budget = report["asked"]["settings"], report["asked"]["budget"]
+    option = {"params": "--keep", "macs": "--macs", "bytes": "--bytes", "bits": "--bits"}[budget["unit"]]
+    how = ["--metric", settings["metric"], "--structures", ",".join(settings["structures"])]
+    how += ["--allocator", settings["allocator"], *(["--tie"] if settings["tie"] else [])]
+    return shlex.join(_words(report, [option, f"{budget['amount']:.12g}"], report["out"], how))
+
+
+def _words(report: Json, budget: Sequence[str], out: str, how: Sequence[str]) -> list[str]:
+    """A command line that judges under the same protocol."""
     asked, settings = report["asked"], report["asked"]["settings"]
-    budget, judged = asked["budget"], report["score"]["protocol"]["source"]
-    name = {"params": "--keep", "macs": "--macs", "bytes": "--bytes", "bits": "--bits"}[budget["unit"]]
-    words = ["gossamer", "compress", report["model"], name, f"{budget['amount']:.12g}", "--out", report["out"]]
+    judged = report["score"]["protocol"]["source"]
+    words = ["gossamer", "compress", report["model"], *budget, "--out", out]
     if settings["text"] is not None:
         words += ["--text", settings["text"]]
     if judged != asked["calibration"]["source"]:
         words += ["--test", judged]
     words += ["--tokens", str(settings["tokens"]), "--window", str(settings["window"]), "--seed", str(settings["seed"])]
-    words += ["--metric", settings["metric"], "--structures", ",".join(settings["structures"])]
-    words += ["--allocator", settings["allocator"], "--dtype", settings["dtype"]]
-    return shlex.join([*words, *(["--tie"] if settings["tie"] else [])])
+    words += [*how, "--dtype", settings["dtype"], *(["--embeddings"] if settings["embeddings"] else [])]
+    return words

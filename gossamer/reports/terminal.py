@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site, counted
+from gossamer.reports._amounts import counts, many, rate, size
+from gossamer.reports._words import apart, judged, timed
+from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site, Speed, counted, labelled
 
 PAGE = "report.html"
 UNLIMITED = 10_000
@@ -32,9 +34,8 @@ def line(text: str, console: Console, style: str | None = None) -> None:
 
 def report(found: Report, console: Console) -> None:
     """The table at the end of `compress` and `apply`."""
-    for note in found.notes:
-        line(f"note: {note}", console, style="yellow")
     line(f"{found.model} → {found.out}", console)
+    _notes(found.notes, console)
     table = Table()
     for heading in ("", "dense", "compressed", "kept"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -44,21 +45,28 @@ def report(found: Report, console: Console) -> None:
     _bits(table, layers, found.dense, found.small)
     _costs(table, "whole model", found.dense_total, found.small_total)
     _quality(table, found.score)
+    _speed(table, found.speed)
     console.print(table)
     line(
         f"judged on {judged(found.score.protocol)}; allocation {found.allocator}, predicted loss "
-        f"{found.predicted:.3f}{_settled(found)}{_race(found)}",
+        f"{found.predicted:.3f} ({found.unit}{_settled(found)}){_race(found)}",
         console,
     )
+    line(f"tokens a second: {timed(asdict(found.speed))}", console)
     line(_spent(found.seconds, found.peak_memory), console)
-    if (Path(found.out) / PAGE).exists():
-        line(f"page: {Path(found.out) / PAGE}", console)
+    _page(found.out, console)
     samples(found.samples, console)
 
 
-def judged(p: Mapping[str, Any]) -> str:
-    """What a score rests on."""
-    return f"{p['source']}: {p['windows']} windows of {p['window']} tokens, ids {p['ids_sha256']}, {p['dtype']}"
+def _notes(notes: Sequence[str], console: Console) -> None:
+    for note in notes:
+        line(f"note: {note}", console, style="yellow")
+
+
+def _page(out: str, console: Console) -> None:
+    """Where the page is, if there is one."""
+    if (Path(out) / PAGE).exists():
+        line(f"page: {Path(out) / PAGE}", console)
 
 
 def _spent(seconds: Mapping[str, float], peak: int) -> str:
@@ -68,7 +76,7 @@ def _spent(seconds: Mapping[str, float], peak: int) -> str:
 
 def _settled(found: Report) -> str:
     """What the solvers made of the prediction, where they did not keep it to the digit."""
-    return "" if f"{found.paid:.3f}" == f"{found.predicted:.3f}" else f" ({found.paid:.3f} as solved)"
+    return "" if f"{found.paid:.3f}" == f"{found.predicted:.3f}" else f"; {found.paid:.3f} as solved"
 
 
 def _race(found: Report) -> str:
@@ -81,13 +89,12 @@ def _race(found: Report) -> str:
 
 def _costs(table: Table, name: str, dense: Cost, small: Cost) -> None:
     rows = (
-        ("parameters", dense.params, small.params, 1e6, "M"),
-        ("multiply-adds a token", dense.macs, small.macs, 1e6, "M"),
-        ("bytes", dense.bytes, small.bytes, 1e6, "MB"),
+        ("parameters", dense.params, small.params, many),
+        ("multiply-adds a token", dense.macs, small.macs, many),
+        ("bytes", dense.bytes, small.bytes, size),
     )
-    for label, old, new, scale, unit in rows:
-        sizes = (f"{old / scale:.2f} {unit}", f"{new / scale:.2f} {unit}", f"{new / old:.3f}")
-        table.add_row(f"{name}, {label}", *sizes, _bar(new / old))
+    for label, old, new, written in rows:
+        table.add_row(f"{name}, {label}", written(old), written(new, old), f"{new / old:.3f}", _bar(new / old))
 
 
 def _bar(share: float, width: int = 10) -> str:
@@ -106,12 +113,12 @@ def _quality(table: Table, score: Score) -> None:
     old, new = score.dense_perplexity, score.perplexity
     if old is not None and new is not None:
         table.add_row("perplexity", f"{old:.2f}", f"{new:.2f}", f"× {new / old:.3f}")
-    table.add_row(_apart(score), "0", f"{score.divergence:.4f}", "")
+    table.add_row(apart(score.nats), "0", f"{score.divergence:.4f}", "")
 
 
-def _apart(score: Score) -> str:
-    """What `divergence` counts; an encoder predicts no tokens, so it is judged by how far off its output is."""
-    return "output error², of its variance, halved" if score.nats is None else "KL divergence, nats a token"
+def _speed(table: Table, speed: Speed) -> None:
+    ratio = f"× {speed.compressed / speed.dense:.2f}"
+    table.add_row("tokens a second, reading", rate(speed.dense), rate(speed.compressed), ratio)
 
 
 def evaluation(
@@ -120,11 +127,13 @@ def evaluation(
     score: Score,
     texts: Mapping[str, str],
     tasks: Mapping[str, Any],
+    notes: Sequence[str],
     console: Console,
 ) -> None:
     """The figures of `evaluate`; without a dense model to compare with, only the model's own."""
     title = f"{model}, compared with {dense}" if dense else model
     line(title, console)
+    _notes(notes, console)
     table = Table()
     for heading in ("", "dense", "compressed", "ratio") if dense else ("", "model"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -153,10 +162,11 @@ def taught(
         table.add_row(
             "perplexity", f"{before.dense_perplexity:.2f}", f"{before.perplexity:.2f}", f"{after.perplexity:.2f}"
         )
-    table.add_row(_apart(after), "0", f"{before.divergence:.4f}", f"{after.divergence:.4f}")
+    table.add_row(apart(after.nats), "0", f"{before.divergence:.4f}", f"{after.divergence:.4f}")
     c.print(table)
     line(f"judged on {judged(after.protocol)}", c)
     line(_spent(cost, peak), c)
+    _page(out, c)
 
 
 def samples(texts: Mapping[str, str], console: Console) -> None:
@@ -172,12 +182,12 @@ def sites(
 
     On a narrow terminal what all names begin with is said once, and the spectra are shorter.
     """
-    for note in notes:
-        line(f"note: {note}", c)
     longest = max((len(site.name) for site in found), default=0)
     narrow = c.width < longest + 12 * len(ranks) + 40
     shared = _shared([site.name for site in found]) if narrow else ""
-    table = Table(title=f"predicted loss by kept rank, {unit}", title_justify="left")
+    line(f"predicted loss by kept rank, {unit}", c)
+    _notes(notes, c)
+    table = Table()
     table.add_column(f"{shared}…" if shared else "layer", overflow="fold")
     table.add_column("shape", justify="right", no_wrap=True)
     for share in ranks:
@@ -230,11 +240,11 @@ def _spark(errors: Sequence[float], width: int) -> str:
 
 def comparison(cells: Mapping[str, Mapping[str, Any]], out: str, console: Console) -> None:
     """`compare`: a row a method, a column a budget; who wins each budget, and how far behind the others are."""
-    rows = list(dict.fromkeys(key.split()[0] for key in cells))
+    rows = list(dict.fromkeys(key.partition(" ")[0] for key in cells))
     best = winners(cells)
     budgets = list(best)
-    layers = counted(next((cell["settings"] for cell in cells.values() if "settings" in cell), {}))
-    table = Table(title=f"perplexity by kept parameters of the {layers}", title_justify="left")
+    line(what_is_compared(cells), console)
+    table = Table()
     table.add_column("method")
     for budget in budgets:
         table.add_column(budget, justify="right")
@@ -253,11 +263,22 @@ def comparison(cells: Mapping[str, Mapping[str, Any]], out: str, console: Consol
     line(f"page: {Path(out) / 'compare.html'}", console)
 
 
+def what_is_compared(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """What stands in the cells, and what their columns count."""
+    units = dict.fromkeys(labelled(key.partition(" ")[2]) for key in cells)
+    return f"perplexity by {', by '.join(counts(unit, layers_of(cells)) for unit in units)}"
+
+
+def layers_of(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """The layers that budgets of these cells are about."""
+    return counted(next((cell["settings"] for cell in cells.values() if "settings" in cell), {}))
+
+
 def winners(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
     """Budget → the method that is best there, None where all failed."""
     columns: dict[str, dict[str, Mapping[str, Any]]] = {}
     for key, cell in cells.items():
-        method, budget = key.split()
+        method, _, budget = key.partition(" ")
         columns.setdefault(budget, {})[method] = cell
     return {budget: _best(column) for budget, column in columns.items()}
 
@@ -293,7 +314,8 @@ def _lead(winner: str, budget: str, cells: Mapping[str, Mapping[str, Any]]) -> s
     behind = []
     for key, cell in cells.items():
         theirs = cell.get("by_window") or []
-        if key.split()[1] == budget and key.split()[0] != winner and len(theirs) == len(mine) > 1:
-            apart = [b - a for a, b in zip(mine, theirs, strict=True)]
-            behind.append(f"{key.split()[0]} +{fmean(apart):.3f} ± {stdev(apart) / math.sqrt(len(apart)):.3f}")
+        method, _, at = key.partition(" ")
+        if at == budget and method != winner and len(theirs) == len(mine) > 1:
+            rises = [b - a for a, b in zip(mine, theirs, strict=True)]
+            behind.append(f"{method} +{fmean(rises):.3f} ± {stdev(rises) / math.sqrt(len(rises)):.3f}")
     return f"{budget}: {winner} is best" + (f"; nats a token above it: {', '.join(behind)}" if behind else "")

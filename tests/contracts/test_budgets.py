@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from gossamer import budgets, discover
 from gossamer.budgets import Allocator, spelled_out, tied
+from gossamer.budgets._hull import hull
 from gossamer.budgets._quiet import quiet
 from gossamer.errors import BudgetError
-from gossamer.vocabulary import Cost, Curve, Option
+from gossamer.vocabulary import Budget, Cost, Curve, Option, labelled
 
 ALLOCATORS = discover.catalogue(budgets, Allocator)
 KNAPSACK, UNIFORM = ALLOCATORS["knapsack"](), ALLOCATORS["uniform"]()
@@ -387,3 +388,35 @@ def test_tied_sites_lose_what_their_members_lose_together():
     curves = [probed("a", 100, (40, 0.2), (50, None)), probed("b", 100, (40, 0.3), (50, 0.1))]
     (bundle,) = tied(curves, {"a": "a", "b": "a"})
     assert [o.sensitivity for o in bundle.curve.options] == [None, pytest.approx(0.5), None]
+
+
+@pytest.mark.parametrize(
+    ("unit", "amount"), [("params", 0.6), ("macs", 0.5), ("bits", 3.3), ("bytes", 120_500_001.0), ("bytes", 7e4)]
+)
+def test_a_budget_s_label_says_its_unit_and_its_amount(unit, amount):
+    label = Budget(unit=unit, amount=amount).label
+    assert labelled(label) == unit
+    assert float(label.split()[0]) * {"MB": 1e6, "kB": 1e3}.get(label.split()[-1], 1) == amount
+
+
+@given(problem=problems(1))
+@settings(deadline=None, phases=PHASES, max_examples=80)
+def test_the_hull_is_what_no_mixture_of_two_others_beats(problem):
+    (found,), _, unit = problem
+    points = list(zip(found.costs(unit).tolist(), found.errors.tolist(), strict=True))
+    corners = hull(found, unit).tolist()
+    assert corners == sorted(corners, key=lambda i: points[i])
+
+    def least(cost, among):
+        """What mixtures of two cost-ordered options lose at a cost, where they reach it."""
+        found = [y for x, y in among if x == cost]
+        for (a, low), (b, high) in itertools.permutations(among, 2):
+            if a < cost < b:
+                found.append(low + (high - low) * (cost - a) / (b - a))
+        return min(found, default=math.inf)
+
+    for i, (x, y) in enumerate(points):
+        others = [p for p in points if p != (x, y)]
+        cheaper = min((b for a, b in points if a <= x and (a, b) != (x, y)), default=math.inf)
+        assert (i in corners) or points.index((x, y)) != i or min(least(x, others), cheaper) <= y + 1e-9
+        assert (i not in corners) or min(least(x, others), cheaper) >= y - 1e-9

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 
 import pytest
+import vl_convert
 
 from gossamer.recipes import compare as recipe
 
@@ -52,6 +54,48 @@ def test_a_table_has_a_row_a_method_and_a_column_a_budget(ask, within, tmp_path)
         rows = list(csv.DictReader(file))
     assert [(r["method"], r["asked"]) for r in rows] == [tuple(key.split()) for key in found]
     assert [float(r["perplexity"]) for r in rows] == [cell["perplexity"] for cell in found.values()]
+
+
+def test_budgets_may_be_bits_bytes_and_multiply_adds(ask, within, tmp_path):
+    """Quantized methods have no use for fewer parameters; each column is counted in its own unit, and goes on."""
+    told = ask("svd,rtn", "0.7", "--bits", "6,8", "--bytes", "60kB", "--macs", "0.7")
+    assert told.code == 0, told.err
+    found = cells(tmp_path)
+    assert [key for key in found if key.startswith("rtn ")] == [
+        "rtn 0.7", "rtn 60 kB", "rtn 0.7 macs", "rtn 6 bits", "rtn 8 bits"
+    ]  # fmt: skip
+    assert "--bits 4" in found["rtn 0.7"]["failed"]
+    assert found["rtn 6 bits"]["bits"] <= 6 and found["rtn 6 bits"]["kept"] >= 1
+    assert found["rtn 60 kB"]["bytes"] <= 60_000 and found["svd 60 kB"]["bytes"] <= 60_000
+    assert found["svd 0.7 macs"]["macs"] <= 0.7
+    assert "parameters of the linear layers kept, by bytes of all weights, by multiply-adds" in told.out
+    best = min(("svd", "rtn"), key=lambda name: found[f"{name} 6 bits"]["perplexity"])
+    assert f"6 bits: {best} is best" in told.out
+    with (tmp_path / "table" / "compare.csv").open() as file:
+        rows = {(r["method"], r["asked"]): r for r in csv.DictReader(file)}
+    assert float(rows["rtn", "6 bits"]["bits"]) == found["rtn 6 bits"]["bits"]
+    page = (tmp_path / "table" / "compare.html").read_text()
+    charts = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["charts"]
+    axes = {name: spec["layer"][0]["encoding"]["x"]["title"] for name, spec in charts.items() if "methods" in name}
+    assert {name: " ".join([title] if isinstance(title, str) else title) for name, title in axes.items()} == {
+        "methods, params": "parameters of the linear layers kept",
+        "methods, bytes": "size of all weights, MB",
+        "methods, macs": "multiply-adds of the linear layers kept",
+        "methods, bits": "bits a weight of the linear layers",
+    }
+    for spec in charts.values():
+        assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400})
+
+
+def test_a_comparison_in_bits_goes_on(ask, within, monkeypatch, tmp_path):
+    assert ask("rtn", "0.9", "--bits", "6").code == 0
+    asked = []
+    monkeypatch.setattr(recipe, "_apart", lambda *args: asked.append(args[2]) or [{"failed": "asked"}] * len(args[2]))
+    ask("rtn", "0.9", "--bits", "6,8")
+    assert [[budget.label for budget in budgets] for budgets in asked] == [
+        ["0.9", "8 bits"]
+    ]  # what failed is tried again
+    assert "perplexity" in cells(tmp_path)["rtn 6 bits"]
 
 
 def test_what_is_done_is_not_done_again(ask, within, monkeypatch, tmp_path):
@@ -109,7 +153,7 @@ def test_another_protocol_needs_another_folder(ask, within, tmp_path):
     ("methods", "keep", "said"),
     [
         ("magic", "0.7", "nothing named 'magic' in methods"),
-        ("svd", "most", "'most' is not a fraction"),
+        ("svd", "most", "'most' is not a number; write --keep as 0.9,0.8,0.6"),
         ("svd", "1.5", "needs no compression"),
         ("", "0.7", "needs methods and budgets"),
     ],

@@ -1,5 +1,6 @@
 """The pages: made of what lies on disk, complete in one file, and clear about what is missing."""
 
+import html
 import io
 import json
 import re
@@ -14,9 +15,9 @@ from rich.console import Console
 from gossamer import Budget, plan, settings
 from gossamer.errors import WorkError
 from gossamer.recipes.explore import Desk
-from gossamer.recipes.planning import landscape, make_plan, remembered
+from gossamer.recipes.planning import Bundles, landscape, make_plan, remembered
 from gossamer.recipes.report import report
-from gossamer.reports import compare_page, report_page, terminal
+from gossamer.reports import _charts, compare_page, report_page, terminal
 from gossamer.reports._layers import place
 
 UNITS = ("params", "macs", "bytes")
@@ -65,7 +66,8 @@ def test_the_page_says_in_words_what_came_out(compressed):
         found["asked"]["digest"],
         found["asked"]["calibration"]["ids_sha256"],
         found["machine"]["torch"],
-        "Not measured in this run: a 4-bit baseline, speed.",
+        "No 4-bit baseline stands beside it",
+        f"read on this machine in windows of {found['speed']['window']}",
     ):
         assert said in page
 
@@ -84,17 +86,134 @@ def test_every_chart_is_one_that_the_library_accepts(compressed):
         assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400}), name
 
 
-def test_what_else_was_measured_stands_beside(compressed):
+@pytest.fixture(scope="session")
+def quantized(run, model_folder, tiny, work, tmp_path_factory):
+    """A folder of the same model, quantized, judged on the same text."""
+    out = tmp_path_factory.mktemp("quantized") / "four"
+    told = run("compress", model_folder("llama"), "--bits", "6", "--method", "rtn", *tiny, "--work", work, "--out", out)
+    assert told.code == 0, told.err
+    return out
+
+
+def cells_of(page, row):
+    """The cells of a row of the page's first table."""
+    found = re.search(rf'<tr><th scope="row">{row}</th>(.*?)</tr>', page)[1]
+    return [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", found)]
+
+
+def _but_kept(cells):
+    return cells[:2] + cells[3:]
+
+
+def test_what_else_was_measured_stands_beside(small, quantized, run):
+    found, other = (json.loads((folder / "report.json").read_text()) for folder in (small, quantized))
+    told = run("report", small, "--beside", quantized)
+    assert told.code == 0, told.err
+    page = (small / "report.html").read_text()
+    assert "No 4-bit baseline" not in page
+    assert [c.split()[0] for c in _but_kept(cells_of(page, "whole model, size"))] == [
+        f"{o['bytes'] / 1e3:.2f}" for o in (found["dense_total"], found["small_total"], other["small_total"])
+    ]
+    assert _but_kept(cells_of(page, "KL divergence, nats a token"))[1:] == [
+        f"{o['score']['divergence']:.4f}" for o in (found, other)
+    ]
+    assert len([c for c in cells_of(page, "tokens a second, reading") if c != "–"]) == 4
+    assert "four" in [m["what"].split(",")[0] for m in frontier_marks(page)]
+    assert "structures asymmetric" in page or "structures symmetric" in page
+
+
+def frontier_marks(page):
+    (layer,) = (layer for layer in data_of(page)["charts"]["frontier"]["layer"] if layer["data"]["name"] == "marks")
+    return layer["data"]["values"]
+
+
+def test_speed_of_another_machine_is_not_set_beside(small, quantized, tmp_path):
+    other = shutil.copytree(quantized, tmp_path / "other")
+    told = json.loads((other / "report.json").read_text())
+    told["machine"]["system"] = "elsewhere"
+    (other / "report.json").write_text(json.dumps(told))
+    page = report(small, beside=[other]).read_text()
+    assert cells_of(page, "tokens a second, reading")[3] == "–"
+    assert "or elsewhere" in page
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "said"),
+    [
+        (("asked", "digest"), "other", "not made from the same model"),
+        (("score", "protocol", "ids_sha256"), "other", "only one protocol compares"),
+        (("score", "protocol", "window"), 8, "only one protocol compares"),
+        (("score",), None, "another version"),
+    ],
+)
+def test_what_was_measured_otherwise_cannot_stand_beside(entry, value, said, small, quantized, refused, tmp_path):
+    other = shutil.copytree(quantized, tmp_path / "other")
+    told = at = json.loads((other / "report.json").read_text())
+    for key in entry[:-1]:
+        at = at[key]
+    at[entry[-1]] = value
+    (other / "report.json").write_text(json.dumps(told))
+    before = (small / "report.html").read_text()
+    assert said in refused("report", small, "--beside", other)
+    assert (small / "report.html").read_text() == before
+
+
+def test_only_a_compressed_model_stands_beside(small, refused, tmp_path):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "compare.json").write_text(json.dumps({"cells": {}}))
+    assert "holds a comparison" in refused("report", small, "--beside", tmp_path / "table")
+    assert "put others beside" in refused("report", tmp_path / "table", "--beside", small)
+    assert "no folder" in refused("report", small, "--beside", tmp_path / "nowhere")
+
+
+def test_the_page_says_how_to_measure_the_baseline_that_it_lacks(compressed, run, work, tmp_path):
+    """The command on the page is one that can be run, and its folder may stand beside."""
     made = compressed("llama")
-    found = made.document("report.json")
-    assert "4 bits" not in report_page.page(found, None, missing="-")
-    found["baselines"] = {"4 bits": {"total": {**found["small_total"], "bytes": 123_000}, "score": found["score"]}}
-    found["speed"] = {"dense": 10.0, "compressed": 15.0, "4 bits": 20.0}
-    page = report_page.page(found, None, missing="-")
-    assert "4 bits" in page
-    assert "123.00 kB" in page
-    assert "× 1.50" in page
-    assert "Not measured" not in page
+    page = (made.folder / "report.html").read_text()
+    first = html.unescape(re.search(r"draw it here:</p><pre><code>(.*?)\n", page)[1])
+    words = shlex.split(first)
+    words[words.index("--out") + 1] = str(tmp_path / "quantized")
+    told = run(*words[1:], "--work", work)
+    assert told.code == 0, told.err
+    report(made.folder, tmp_path / "page.html", beside=[tmp_path / "quantized"])
+    assert "quantized" in (tmp_path / "page.html").read_text()
+
+
+# ── what a training leaves ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session", params=["heal", "refine"])
+def taught(request, compressed, run, work, tmp_path_factory):
+    """(the step, its folder)."""
+    out = tmp_path_factory.mktemp(request.param) / "taught"
+    told = run(request.param, compressed("llama").folder, "--work", work, "--out", out)
+    assert told.code == 0, told.err
+    return request.param, out
+
+
+def test_a_training_has_a_page(taught, run, tmp_path):
+    step, folder = taught
+    told = run("report", folder, "--out", tmp_path / "again.html")
+    assert told.code == 0, told.err
+    page = (tmp_path / "again.html").read_text()
+    assert page == (folder / "report.html").read_text()
+    found = json.loads((folder / f"{step}.json").read_text())
+    assert cells_of(page, "KL divergence, nats a token") == [
+        "0", *(f"{found[when]['divergence']:.4f}" for when in ("before", "after"))
+    ]  # fmt: skip
+    assert [s["step"] for s in found["history"]] == ["compress", step]
+    for s in found["history"]:
+        assert s["calibration"]["ids_sha256"] in page
+        assert f"<li>{s['step']}: " in page
+
+
+def test_a_trained_model_may_stand_beside(taught, compressed, tmp_path):
+    step, folder = taught
+    page = report(compressed("llama").folder, tmp_path / "page.html", beside=[folder]).read_text()
+    found = json.loads((folder / f"{step}.json").read_text())
+    assert cells_of(page, "KL divergence, nats a token")[3] == f"{found['after']['divergence']:.4f}"
+    assert cells_of(page, "linear layers, size")[3] == "–"
+    assert f"; then {step}" in page
 
 
 def test_the_command_on_the_page_asks_for_the_same(compressed, run, tmp_path, work):
@@ -149,7 +268,7 @@ def test_names_from_a_model_cannot_become_markup(compressed):
 
 
 def test_a_folder_without_files_is_refused(refused, tmp_path):
-    assert "no report.json" in refused("report", tmp_path)
+    assert "no report.json and no heal.json" in refused("report", tmp_path)
     assert "no folder" in refused("report", tmp_path / "nowhere")
 
 
@@ -263,6 +382,17 @@ def test_explore_shows_and_writes_what_plan_writes(offer, run, tiny, tmp_path):
         }
 
 
+def test_plans_that_share_their_bundles_are_those_made_alone(offer):
+    """`explore` works out once what no budget changes; its plans must be those of `gossamer plan` all the same."""
+    found = offer[2]
+    shared = Bundles(found, "knapsack")
+    for unit, amount in (("params", 0.4), ("params", 0.75), ("macs", 0.5), ("bits", 16.0), ("bits", 24.0)):
+        budget = Budget(unit=unit, amount=amount)
+        assert make_plan(found, budget, "knapsack", shared) == make_plan(found, budget, "knapsack")
+    first = [make_plan(found, Budget(unit="params", amount=0.6), "knapsack")]
+    assert landscape(found, first, shared) == landscape(found, first)
+
+
 def test_explore_refuses_what_it_cannot_plan_with(offer, refused, tmp_path):
     assert "holds no prices" in refused("explore", tmp_path)
     shutil.copytree(offer[0], tmp_path / "work")
@@ -284,6 +414,7 @@ def test_in_a_pipe_a_row_is_a_line(run, model_folder, tiny, work, monkeypatch):
     rows = [line for line in told.out.splitlines() if "_proj" in line]
     assert len(rows) == 14
     assert all("model.layers." in row for row in rows)
+    assert told.out == "".join(f"{line.rstrip()}\n" for line in told.out.splitlines())
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -325,6 +456,26 @@ def test_quiet_prints_nothing(run, model_folder, tiny, work, tmp_path):
 # ── compare ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_comparison_in_several_units_has_a_chart_for_each():
+    cells = {
+        "a 0.6": cell(20.0), "b 0.6": {"failed": "takes no fewer parameters"},
+        "a 4 bits": cell(30.0, bits=3.9), "b 4 bits": cell(12.0, bits=4.0),
+    }  # fmt: skip
+    page = compare_page.page({"cells": cells})
+    assert "At 0.6: a is best. At 4 bits: b is best." in page
+    drawn = {name: spec["data"]["values"] for name, spec in data_of(page)["charts"].items() if "methods" in name}
+    assert [(v["what"], v["x"]) for v in drawn["methods, params"]] == [("a", 0.6)]
+    assert [(v["what"], v["x"]) for v in drawn["methods, bits"]] == [("a", 3.9), ("b", 4.0)]
+    assert '<th scope="col">4 bits</th>' in page
+
+
+@pytest.mark.parametrize("ends", [(0.9, 1.2), (200, 700), (23.0, 24.5), (1.0, 9.0), (1.0, 80.0), (1e-6, 3.0)])
+def test_every_logarithmic_axis_has_numbers(ends):
+    inside = [tick for tick in _charts._ticks(ends) if ends[0] <= tick <= ends[1]]
+    assert 3 <= len(inside) <= 13
+    assert inside == sorted(inside)
+
+
 def cell(perplexity, **more):
     protocol = {"source": "t", "windows": 2, "window": 8, "ids_sha256": "0", "dtype": "float32"}
     return {
@@ -339,7 +490,7 @@ def test_a_comparison_names_the_winner_and_keeps_failures_in_their_cell():
     assert "At 0.6: b is best." in page
     assert '<td class="best">15.00 ★</td>' in page
     assert "<td>failed</td>" in page
-    assert "c 0.6 failed: no memory" in page
+    assert "<li>c 0.6: no memory</li>" in page
     assert "a +0.450" in page
     for spec in data_of(page)["charts"].values():
         assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400})

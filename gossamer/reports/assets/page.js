@@ -6,7 +6,7 @@ const find = (selector) => document.querySelector(selector);
 const narrow = matchMedia("(max-width: 700px)");
 const percent = (x) => `${(100 * x).toFixed(1)} %`;
 const short = (x) => (x === 0 ? "0" : Math.abs(x) < 0.001 || Math.abs(x) >= 10000 ? x.toExponential(2) : x.toPrecision(3));
-const millions = (x) => `${(x / 1e6).toFixed(2)} M`;
+const many = (x) => (x < 1e6 ? `${(x / 1e3).toFixed(2)} k` : `${(x / 1e6).toFixed(2)} M`);
 
 /** A new element: its attributes, and text or elements inside. Text is never read as HTML. */
 function make(tag, attributes, ...inside) {
@@ -147,7 +147,7 @@ function shown() {
   const option = data.choices[weight.name];
   find(".picked h3").textContent = weight.name;
   const facts = [
-    ["shape", `${weight.shape[0]} × ${weight.shape[1]}, ${millions(weight.cost.params)} parameters`],
+    ["shape", `${weight.shape[0]} × ${weight.shape[1]}, ${many(weight.cost.params)} parameters`],
     ["becomes", option.structure === "dense" ? "dense: left as it is" : `${option.structure} of size ${option.size}`],
     ["kept", `${percent(keptOf(weight))} of its parameters`],
     ["predicted loss", `${short(loss(weight.name))} ${data.unit}${total() > 0 ? `, ${percent(loss(weight.name) / total())} of the whole` : ""}`],
@@ -216,6 +216,7 @@ function want(amount) {
   explore.asked = { unit: find("#unit").value, amount };
   const about = between(data.frontiers[explore.asked.unit], amount * unitOf().scale);
   find("#predicted").textContent = `${short(about)} ${data.unit}`;
+  find("#bound").textContent = ", read off the line; the plan is being made …";
   document.body.classList.add("waiting");
   if (!explore.busy) ask();
 }
@@ -241,7 +242,7 @@ async function follow(plan, amount) {
   document.body.classList.remove("waiting");
   find("#write").disabled = "error" in plan;
   say(plan.error ?? "");
-  if (plan.error) return;
+  if (plan.error) return find("#bound").replaceChildren();
   data.choices = plan.choices;
   data.amount = amount;
   find("#predicted").textContent = `${short(plan.predicted)} ${data.unit}`;

@@ -1,0 +1,52 @@
+"""Sentences about values that pages and tables share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gossamer.reports._amounts import size
+
+Json = Mapping[str, Any]
+
+
+def timed(speed: Mapping[str, Any]) -> str:
+    """How a speed was measured."""
+    return (
+        f"read on this machine in windows of {speed['window']}, the fastest of a few passes; writing token by token is "
+        "another matter"
+    )
+
+
+def judged(p: Mapping[str, Any]) -> str:
+    """What a score rests on."""
+    return f"{p['source']}: {p['windows']} windows of {p['window']} tokens, ids {p['ids_sha256']}, {p['dtype']}"
+
+
+def apart(nats: float | None) -> str:
+    """What a score's `divergence` counts; an encoder, whose score has no `nats`, is judged by how far off it is."""
+    return "output error², of its variance, halved" if nats is None else "KL divergence, nats a token"
+
+
+def text(p: Json) -> str:
+    """The windows that were read of a text."""
+    windows = f"{p['windows']} windows of {p['window']} tokens, stride {p['stride']}"
+    return f"{p['source']}: {windows}, text {p.get('text_sha256')}, ids {p['ids_sha256']}"
+
+
+def method(settings: Json) -> str:
+    """What stands for a method's name: it may have been put together by hand."""
+    tied = "; layers that share an input tied" if settings["tie"] else ""
+    return (
+        f"metric {settings['metric']}; structures {', '.join(settings['structures'])}; "
+        f"allocator {settings['allocator']}{tied}"
+    )
+
+
+def ran(found: Json) -> dict[str, str]:
+    """How long something took, and on what."""
+    on = dict(found["machine"])
+    return {
+        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in found["seconds"].items()),
+        "peak memory": size(found["peak_memory"]),
+        "machine": f"{on.pop('system')}, threads: {on.pop('cores')}",
+        "versions": ", ".join(f"{k} {v}" for k, v in on.items()),
+    }
