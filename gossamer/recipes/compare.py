@@ -2,14 +2,16 @@
 
 import csv
 import io
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -115,12 +117,25 @@ def _kept(out: Path, identity: Mapping[str, Any]) -> Cells:
 def _apart(model: str, row: Settings, budgets: list[Budget], *ask: Any) -> list[dict[str, Any]]:
     """One method's cells, computed in a fresh process: its peak memory is its own, and it cannot take others along."""
     try:
-        with ProcessPoolExecutor(1, get_context("spawn"), disable_progress_bar) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn"), _begin) as pool:
             return pool.submit(_cells, model, row, budgets, *ask).result()
     except BrokenProcessPool:
         return [{"failed": "its process was killed; most often that is too little memory"}] * len(budgets)
     except Exception as error:  # whatever is wrong with one method must not take the others along
         return [{"failed": f"{type(error).__name__}: {error}"}] * len(budgets)
+
+
+def _begin() -> None:
+    """In the fresh process: no bars of its own, and no life beyond that of the process that asked, however it ends."""
+    disable_progress_bar()
+    Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _cells(

@@ -3,7 +3,10 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 
+import psutil
 import pytest
 import vl_convert
 
@@ -39,6 +42,21 @@ def test_each_method_runs_in_a_process_of_its_own(ask, tmp_path):
     cell = cells(tmp_path)["pivoted 0.7"]
     assert cell["kept"] <= 0.7 and cell["perplexity"] > 1 and cell["peak_memory"] > 1e8
     assert f"{cell['perplexity']:.2f}" in told.out
+
+
+def test_a_killed_comparison_leaves_nobody_behind(model_folder, tiny, text_file, tmp_path):
+    """SIGKILL asks nobody to tidy up: the process that computes has to notice by itself."""
+    words = ("--methods", "pivoted", "--keep", "0.7", "--test", text_file, "--out", tmp_path / "out", *SMALL, *tiny)
+    script = "from gossamer.cli._app import main; main()"
+    asked = [sys.executable, "-c", script, "compare", model_folder("llama"), *words, "--work", tmp_path / "work"]
+    parent = psutil.Popen([str(word) for word in asked], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    workers = []
+    while parent.poll() is None and not workers:
+        workers = [p for p in parent.children() if any("spawn_main" in word for word in p.cmdline())]
+    parent.kill()
+    parent.wait()
+    assert workers
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_a_table_has_a_row_a_method_and_a_column_a_budget(ask, within, tmp_path):
