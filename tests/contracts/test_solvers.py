@@ -40,6 +40,7 @@ RANKED = [t for t in TRIPLES if t[1] in RANK_STRUCTURES]
 SERVED = [
     (*t, other)
     for t in TRIPLES
+    if t not in SHORTENED  # whose prices are tried on a larger layer
     for other in STRUCTURES
     if (t[0], other, t[2]) in TRIPLES and len({SOLVERS[t[0]]().kept_as(STRUCTURES[s]()) for s in (t[1], other)}) == 1
 ]
