@@ -24,9 +24,10 @@ MOST = 4.0
 
 @dataclass(frozen=True)
 class Trial:
-    """One error ΔW (m × n) in a layer, and what the metric quotes for it, as a sample of all sizes of a structure."""
+    """One error ΔW (m × n) in a layer, and what the metric quotes for it, as a sample of all sizes of structures whose
+    errors are of one kind."""
 
-    structure: str
+    structures: tuple[str, ...]
     error: Tensor
     quoted: float
 
@@ -59,7 +60,11 @@ def factors(
     errors = {name: [trial.error.to(dtype) for trial in each] for name, each in trials.items()}
     found = felt(model, errors, windows, seed=seed, progress=progress)
     return {
-        name: {t.structure: _ratio(true, t.quoted) for t, true in zip(each, found[name], strict=True)}
+        name: {
+            structure: _ratio(true, trial.quoted)
+            for trial, true in zip(each, found[name], strict=True)
+            for structure in trial.structures
+        }
         for name, each in trials.items()
     }
 

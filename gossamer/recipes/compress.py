@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -264,6 +265,7 @@ def carry_out(
         peak_memory=peak_bytes(),
         notes=priced.notes,
         machine=machine(),
+        written=_written(priced, plan),
     )
     if out is not None:
         land = landscape(priced.offer, [plan, *(p for p in plans if p is not plan)]).to_json()
@@ -275,6 +277,13 @@ def carry_out(
         }
         saving.save(small, priced.opened.tokenizer, Path(out), documents)
     return Compressed(small, priced.opened.tokenizer, plan, found)
+
+
+def _written(priced: Priced, plan: Plan) -> dict[str, int]:
+    """How many weights became what, the most frequent first."""
+    forms = {form.name: form for form in rewriting(priced.settings.structures)}
+    names = (forms[o.structure].told(o.size) if o.structure in forms else o.structure for o in plan.choices.values())
+    return dict(Counter(names).most_common())
 
 
 def _paid(priced: Priced, small: Any, plan: Plan) -> float:

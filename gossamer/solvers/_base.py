@@ -52,6 +52,11 @@ class Solver(ABC):
         return self.name
 
     @property
+    def errors_like(self) -> str:
+        """The name of the solver whose errors are of the same kind as this one's, so that one trial speaks for both."""
+        return self.name
+
+    @property
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2]
 

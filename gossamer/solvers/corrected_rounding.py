@@ -44,11 +44,15 @@ class CorrectedRounding(Solver):
         bases = dict(zip(depths, quoted(plain, depths), strict=True))
         shares: dict[int, float] = {}
         if sizes:
-            left = weight - quantized(weight, structure.base, depths[0], *sides(metric)).dense().detach()
+            left = weight - SequentialRounding().matrix(weight, structure.base, depths[0], metric, plain)
             energy = WhitenedSVD().prepare(left, LowRank(), metric)["energy"]
             whole = float(energy.sum()) or 1.0
             shares = {rank: float(energy[rank:].sum()) / whole for _, rank in map(structure.parts, sizes)}
         return quotes(sizes, [bases[bits] * shares[rank] for bits, rank in map(structure.parts, sizes)])
+
+    @property
+    def errors_like(self) -> str:
+        return SequentialRounding().name
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
         return quoted(prepared, sizes)
