@@ -24,10 +24,9 @@ MOST = 4.0
 
 @dataclass(frozen=True)
 class Trial:
-    """One error ΔW (m × n) in a layer, and what the metric quotes for it, as a sample of all sizes of structures whose
-    errors are of one kind."""
+    """One error ΔW (m × n) in a layer, and what the metric quotes for it, as a sample of all sizes of a structure."""
 
-    structures: tuple[str, ...]
+    structure: str
     error: Tensor
     quoted: float
 
@@ -60,11 +59,7 @@ def factors(
     errors = {name: [trial.error.to(dtype) for trial in each] for name, each in trials.items()}
     found = felt(model, errors, windows, seed=seed, progress=progress)
     return {
-        name: {
-            structure: _ratio(true, trial.quoted)
-            for trial, true in zip(each, found[name], strict=True)
-            for structure in trial.structures
-        }
+        name: {t.structure: _ratio(true, t.quoted) for t, true in zip(each, found[name], strict=True)}
         for name, each in trials.items()
     }
 

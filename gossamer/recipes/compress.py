@@ -293,13 +293,14 @@ def _paid(priced: Priced, small: Any, plan: Plan) -> float:
     for site in priced.sites:
         option = plan.choices[site.name]
         form = forms.get(option.structure)
-        solver = None if form is None else solvers.choose(type(form), priced.metric)
+        ruler = priced.weigh(site)
+        solver = None if form is None else solvers.choose(type(form), type(ruler))
         share = 1.0
         if form is not None and solver is not None and not solver.exact:
             kept = read_tensors(factors_path(priced.factors, site, solver.kept_as(form)))[0]
             estimate = solver.prices(kept, [option.size])[0]
             written = small.get_submodule(site.name).expression.dense().detach().double()
-            error = priced.weigh(site).error(weight_of(priced.opened, site) - written)
+            error = ruler.error(weight_of(priced.opened, site) - written)
             share = error / estimate if estimate > 0 else 1.0
         total += share * option.error
     return total

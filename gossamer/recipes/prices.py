@@ -96,8 +96,7 @@ def price_rows(
 def _prices(opened: Opened, site: Site, ruler: Metric, settings: Settings, folder: Path) -> tuple[Row, list[Trial]]:
     """The errors of all sizes of all structures, and where the metric is checked an error of each to check it by."""
     weight = weight_of(opened, site)
-    rows, prepared = {}, {}
-    trials: dict[str, Trial] = {}
+    rows, prepared, trials = {}, {}, []
     for form in forms_for(site, settings.structures):
         solver = solvers.choose(type(form), type(ruler))
         key = solver.kept_as(form)
@@ -107,15 +106,10 @@ def _prices(opened: Opened, site: Site, ruler: Metric, settings: Settings, folde
         sizes = form.sizes(site.shape)
         rows[form.name] = solver.prices(prepared[key], sizes)
         at = reference([form.cost(site.shape, size, 2).bytes for size in sizes], 2 * weight.numel())
-        if not ruler.checked or at is None:
-            continue
-        like = solver.errors_like
-        if like in trials:
-            trials[like] = replace(trials[like], structures=(*trials[like].structures, form.name))
-        else:
+        if ruler.checked and not solver.fed_back and at is not None:
             matrix = solver.matrix(weight, form, sizes[at], ruler, prepared[key])
-            trials[like] = Trial((form.name,), (weight - matrix).bfloat16(), rows[form.name][at])
-    return rows, list(trials.values())
+            trials.append(Trial(form.name, (weight - matrix).bfloat16(), rows[form.name][at]))
+    return rows, trials
 
 
 def _narrow_prices(
@@ -133,7 +127,7 @@ def _narrow_prices(
         if ruler.checked and at is not None and isinstance(kind, Local):
             matrix = kind.matrix(group, weights, sizes[at], ruler, prepared)
             if matrix is not None:
-                trials.append(Trial((kind.name,), (weights[place.name] - matrix).bfloat16(), errors[0][at]))
+                trials.append(Trial(kind.name, (weights[place.name] - matrix).bfloat16(), errors[0][at]))
     return {kind.name: [sum(each) for each in zip(*errors, strict=True)]}, trials
 
 

@@ -31,6 +31,7 @@ class CorrectedRounding(Solver):
     at the smallest depth: the errors of all depths are alike but for their scale."""
 
     exact = False
+    fed_back = True
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         return issubclass(structure, Corrected64) and issubclass(metric, KroneckerMetric)
@@ -49,10 +50,6 @@ class CorrectedRounding(Solver):
             whole = float(energy.sum()) or 1.0
             shares = {rank: float(energy[rank:].sum()) / whole for _, rank in map(structure.parts, sizes)}
         return quotes(sizes, [bases[bits] * shares[rank] for bits, rank in map(structure.parts, sizes)])
-
-    @property
-    def errors_like(self) -> str:
-        return SequentialRounding().name
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
         return quoted(prepared, sizes)

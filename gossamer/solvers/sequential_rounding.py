@@ -34,6 +34,7 @@ class SequentialRounding(Solver):
     """
 
     exact = False
+    fed_back = True
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         return issubclass(structure, QuantizedStructure) and issubclass(metric, KroneckerMetric)

@@ -78,7 +78,7 @@ def test_the_matrix_of_a_narrowing_does_what_the_narrowed_layers_do(priced, answ
 
 def test_a_layer_that_the_checked_tokens_do_not_reach_keeps_its_price(priced):
     name = priced.sites[0].name
-    silent = [checking.Trial(("low_rank",), torch.zeros(priced.sites[0].shape, dtype=torch.bfloat16), 0.5)]
+    silent = [checking.Trial("low_rank", torch.zeros(priced.sites[0].shape, dtype=torch.bfloat16), 0.5)]
     found = checking.factors(priced.opened, {name: silent}, priced.calibration, seed=0)
     assert found == {name: {"low_rank": 1.0}}
 
