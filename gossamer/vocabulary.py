@@ -407,7 +407,7 @@ class Report:
     """What was asked and what came out; everything that is printed or drawn reads this and nothing else.
 
     `predicted` is the loss that the plan expected, and `paid` the same with what its solvers really lost, both in
-    the metric's `unit`.
+    the metric's `unit`; `written` says how many weights became what.
     """
 
     model: str
@@ -430,6 +430,7 @@ class Report:
     peak_memory: int
     notes: tuple[str, ...] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
+    written: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

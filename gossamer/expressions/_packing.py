@@ -35,6 +35,19 @@ def packed(codes: Tensor, bits: int) -> Tensor:
     return found.view(-1)
 
 
+def picked(string: Tensor, places: Tensor, count: int, bits: int) -> Tensor:
+    """The codes (uint8) at some places (whole numbers of any shape) among so many."""
+    if bits == 8:
+        return string[places]
+    eights = len(string) // bits
+    start = places.div(eights, rounding_mode="floor") * bits
+    first, shift, at = start // 8, (start % 8).to(torch.uint8), places % eights
+    found = string[first * eights + at] >> shift
+    beyond = torch.minimum(first + 1, first.new_tensor(bits - 1))
+    found |= torch.where(shift + bits > 8, string[beyond * eights + at] << (8 - shift), 0)
+    return found.bitwise_and_(2**bits - 1)
+
+
 def unpacked(string: Tensor, count: int, bits: int) -> Tensor:
     """The inverse of `packed`, for so many codes (count, uint8)."""
     if bits == 8:

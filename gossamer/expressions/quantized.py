@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.expressions._packing import packed, packed_bytes, sound, unpacked
+from gossamer.expressions._packing import packed, packed_bytes, picked, sound, unpacked
 from gossamer.expressions._pinned import PINNED, Pinned
 
 
@@ -49,14 +49,37 @@ class Quantized(Pinned):
 
     def dense(self) -> Tensor:
         m, n = self.shape
-        zeros: Tensor | float = 2.0 ** (self.bits - 1)
-        if self.zeros is not None:
-            zeros = self._spread(unpacked(self.zeros, self.scales.numel(), self.bits).view(self.scales.shape))
-        codes = unpacked(self.codes, m * n, self.bits).view(m, n).to(self.like.dtype)
-        if n % self.group:
-            return (codes - zeros) * self._spread(self.scales)
-        grouped: Tensor = (codes.view(m, -1, self.group) - zeros) * self._spread(self.scales)
-        return grouped.view(m, n)
+        codes = unpacked(self.codes, m * n, self.bits).view(m, n)
+        return self._stands_for(codes, self.scales, self._points())
+
+    def rows(self, ids: Tensor) -> Tensor:
+        m, n = self.shape
+        places = ids.reshape(-1, 1) * n + torch.arange(n, device=ids.device)
+        points = self._points()
+        points = points[ids.reshape(-1)] if isinstance(points, Tensor) else points
+        codes = picked(self.codes, places, m * n, self.bits)
+        return self._stands_for(codes, self.scales[ids.reshape(-1)], points).view(*ids.shape, n)
+
+    def row_macs(self) -> int:
+        return 0
+
+    def _points(self) -> Tensor | float:
+        """Where codes are counted from."""
+        if self.zeros is None:
+            return 2.0 ** (self.bits - 1)
+        return unpacked(self.zeros, self.scales.numel(), self.bits).view(self.scales.shape)
+
+    def _heights(self, codes: Tensor) -> Tensor:
+        return codes.to(self.like.dtype)
+
+    def _stands_for(self, codes: Tensor, scales: Tensor, points: Tensor | float) -> Tensor:
+        """What some rows of codes stand for, with their scales and zero points."""
+        points = self._spread(points) if isinstance(points, Tensor) else points
+        heights, scales = self._heights(codes), self._spread(scales)
+        if self.shape[1] % self.group:
+            return (heights - points) * scales
+        grouped: Tensor = (heights.view(len(codes), -1, self.group) - points) * scales
+        return grouped.view(codes.shape)
 
     def _spread(self, numbers: Tensor) -> Tensor:
         """One number for each group, shaped to meet the codes."""

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -264,6 +265,7 @@ def carry_out(
         peak_memory=peak_bytes(),
         notes=priced.notes,
         machine=machine(),
+        written=_written(priced, plan),
     )
     if out is not None:
         land = landscape(priced.offer, [plan, *(p for p in plans if p is not plan)]).to_json()
@@ -277,6 +279,13 @@ def carry_out(
     return Compressed(small, priced.opened.tokenizer, plan, found)
 
 
+def _written(priced: Priced, plan: Plan) -> dict[str, int]:
+    """How many weights became what, the most frequent first."""
+    forms = {form.name: form for form in rewriting(priced.settings.structures)}
+    names = (forms[o.structure].told(o.size) if o.structure in forms else o.structure for o in plan.choices.values())
+    return dict(Counter(names).most_common())
+
+
 def _paid(priced: Priced, small: Any, plan: Plan) -> float:
     """The plan's loss once solved: each estimated price times the metric's error over what was estimated."""
     forms = {form.name: form for form in rewriting(priced.settings.structures)}
@@ -284,13 +293,14 @@ def _paid(priced: Priced, small: Any, plan: Plan) -> float:
     for site in priced.sites:
         option = plan.choices[site.name]
         form = forms.get(option.structure)
-        solver = None if form is None else solvers.choose(type(form), priced.metric)
+        ruler = priced.weigh(site)
+        solver = None if form is None else solvers.choose(type(form), type(ruler))
         share = 1.0
         if form is not None and solver is not None and not solver.exact:
             kept = read_tensors(factors_path(priced.factors, site, solver.kept_as(form)))[0]
             estimate = solver.prices(kept, [option.size])[0]
             written = small.get_submodule(site.name).expression.dense().detach().double()
-            error = priced.weigh(site).error(weight_of(priced.opened, site) - written)
+            error = ruler.error(weight_of(priced.opened, site) - written)
             share = error / estimate if estimate > 0 else 1.0
         total += share * option.error
     return total

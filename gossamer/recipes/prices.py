@@ -106,7 +106,7 @@ def _prices(opened: Opened, site: Site, ruler: Metric, settings: Settings, folde
         sizes = form.sizes(site.shape)
         rows[form.name] = solver.prices(prepared[key], sizes)
         at = reference([form.cost(site.shape, size, 2).bytes for size in sizes], 2 * weight.numel())
-        if ruler.checked and at is not None:
+        if ruler.checked and not solver.fed_back and at is not None:
             matrix = solver.matrix(weight, form, sizes[at], ruler, prepared[key])
             trials.append(Trial(form.name, (weight - matrix).bfloat16(), rows[form.name][at]))
     return rows, trials

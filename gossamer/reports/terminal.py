@@ -47,6 +47,8 @@ def report(found: Report, console: Console) -> None:
     _quality(table, found.score)
     _speed(table, found.speed)
     console.print(table)
+    if found.asked["budget"]["unit"] == "bits":
+        line(f"weights: {_written(found.written)}", console)
     line(
         f"judged on {judged(found.score.protocol)}; allocation {found.allocator}, predicted loss "
         f"{found.predicted:.3f} ({found.unit}{_settled(found)}){_race(found)}",
@@ -67,6 +69,12 @@ def _page(out: str, console: Console) -> None:
     """Where the page is, if there is one."""
     if (Path(out) / PAGE).exists():
         line(f"page: {Path(out) / PAGE}", console)
+
+
+def _written(found: Mapping[str, int]) -> str:
+    if len(found) == 1:
+        return f"all {sum(found.values())} are {next(iter(found))}"
+    return ", ".join(f"{count} {name}" for name, count in found.items())
 
 
 def _spent(seconds: Mapping[str, float], peak: int) -> str:

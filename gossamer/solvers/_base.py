@@ -16,10 +16,13 @@ from gossamer.structures import Structure
 class Solver(ABC):
     """Fits expressions to weights.
 
-    `exact` says that what `solve` returns is the best of its structure and size in the metric.
+    `exact` says that what `solve` returns is the best of its structure and size in the metric. `fed_back` says that
+    every entry's error is made good by others as the statistics see it: the text they were measured on then feels
+    less of it than any other text, and is no check of its price.
     """
 
     exact: ClassVar[bool]
+    fed_back: ClassVar[bool] = False
 
     @abstractmethod
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:

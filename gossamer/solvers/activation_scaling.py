@@ -56,7 +56,7 @@ class ActivationScaling(Solver):
 def _best(weight: Tensor, structure: Scaled128, bits: int, metric: ScaledActivation) -> tuple[Tensor, ...]:
     """(squared output error, codes, scales, zero points, factors) of the best power."""
     m, n = weight.shape
-    length = structure.inner.length((m, n))
+    length, levels = structure.inner.length((m, n)), structure.inner.levels(bits)
     w, moment = weight.float(), metric.input.float()
     magnitude = metric.statistics["input_absolute_mean"].float()
     magnitude = magnitude.clamp_min(LEAST * float(magnitude.max())).clamp_min(1e-30)
@@ -66,9 +66,9 @@ def _best(weight: Tensor, structure: Scaled128, bits: int, metric: ScaledActivat
         factors = ((raised.max() * raised.min()).sqrt() / raised).to(torch.bfloat16).float()
         scaled = w / factors
         # An input's errors count as much as it varies, else the grid would clip the very weights that were made large.
-        scales, points = row_grid(scaled, factors.square() * moment.diagonal(), length, bits, zeros=True)
+        scales, points = row_grid(scaled, factors.square() * moment.diagonal(), length, levels, zeros=True)
         steps, zeros = spread(scales, length, n), spread(points, length, n)
-        codes = codes_on(scaled, steps, zeros, bits)
+        codes = codes_on(scaled, steps, zeros, levels)
         left = w - (codes - zeros) * steps * factors
         error = ((left @ moment) * left).sum().double()
         if found is None or error < found[0]:

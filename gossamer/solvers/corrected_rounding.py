@@ -31,6 +31,7 @@ class CorrectedRounding(Solver):
     at the smallest depth: the errors of all depths are alike but for their scale."""
 
     exact = False
+    fed_back = True
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         return issubclass(structure, Corrected64) and issubclass(metric, KroneckerMetric)
@@ -44,7 +45,7 @@ class CorrectedRounding(Solver):
         bases = dict(zip(depths, quoted(plain, depths), strict=True))
         shares: dict[int, float] = {}
         if sizes:
-            left = weight - quantized(weight, structure.base, depths[0], *sides(metric)).dense().detach()
+            left = weight - SequentialRounding().matrix(weight, structure.base, depths[0], metric, plain)
             energy = WhitenedSVD().prepare(left, LowRank(), metric)["energy"]
             whole = float(energy.sum()) or 1.0
             shares = {rank: float(energy[rank:].sum()) / whole for _, rank in map(structure.parts, sizes)}

@@ -7,6 +7,7 @@ the outputs' curvature, as they are to later columns by the inputs': the two-sid
 """
 
 from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class SequentialRounding(Solver):
     """
 
     exact = False
+    fed_back = True
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         return issubclass(structure, QuantizedStructure) and issubclass(metric, KroneckerMetric)
@@ -78,13 +80,28 @@ def quantized(
     """The weight rounded with feedback on both sides."""
     m, n = weight.shape
     length = structure.length((m, n))
-    scales, points = row_grid(weight, costs(inputs, n, weight), length, bits, zeros=structure.zeros)
-    codes = rounded(weight, spread(scales, length, n), spread(points, length, n), bits, inputs, outputs)
+    levels, counts = structure.levels(bits), costs(inputs, n, weight)
+    # A power of two, so that squares are numbers in float32 and scales stay what they are.
+    unit = weight.abs().max().clamp_min(1e-300).log2().round().exp2()
+    each = (weight / unit).float(), (counts / counts.max()).float()
+    scales, points = row_grid(*each, length, levels, zeros=structure.zeros)
+    scales = scales.double() * unit
+    codes = rounded(weight, spread(scales, length, n), spread(points, length, n), levels, inputs, outputs)
     return structure.express(codes, scales, points, bits)
 
 
 def sides(metric: KroneckerMetric) -> tuple[Side | None, Side | None]:
-    """The metric's inputs and outputs for feedback."""
+    """The metric's inputs and outputs for feedback, worked out once for every metric."""
+    found = _SIDES.get(metric)
+    if found is None:
+        found = _SIDES[metric] = _sides(metric)
+    return found
+
+
+_SIDES: WeakKeyDictionary[KroneckerMetric, tuple[Side | None, Side | None]] = WeakKeyDictionary()
+
+
+def _sides(metric: KroneckerMetric) -> tuple[Side | None, Side | None]:
     damping = DAMPING if metric.output is None else 0.0
     inputs = None if metric.input is None else side(regularized(metric.input, damping))
     outputs = None if metric.output is None else side(metric.output, ROWS)
@@ -100,5 +117,6 @@ def _plain(weight: Tensor, structure: QuantizedStructure, bits: int, costs: Tens
     """The weight rounded to nearest."""
     m, n = weight.shape
     length = structure.length((m, n))
-    scales, points = row_grid(weight, costs, length, bits, zeros=structure.zeros)
-    return on_grid(weight, spread(scales, length, n), spread(points, length, n), bits)
+    levels = structure.levels(bits)
+    scales, points = row_grid(weight, costs, length, levels, zeros=structure.zeros)
+    return on_grid(weight, spread(scales, length, n), spread(points, length, n), levels)

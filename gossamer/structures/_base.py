@@ -32,6 +32,10 @@ class Structure(ABC):
         """Why no weight of this shape can be written so, in words that follow the layer's name; None where one can."""
         return None
 
+    def told(self, size: int) -> str:
+        """What a weight of this size is called where weights of one kind are counted."""
+        return self.name
+
     @property
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2]

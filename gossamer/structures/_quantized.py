@@ -1,13 +1,16 @@
 """What the quantized structures share: numbers that are shorter than the dense weight's, not fewer."""
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from gossamer.expressions import Expression
 from gossamer.expressions._packing import packed_bytes
+from gossamer.expressions.lookup import Lookup
 from gossamer.expressions.quantized import Quantized
+from gossamer.linalg.grid import Levels, NormalLevels, normal_heights
 from gossamer.structures._base import Structure
 from gossamer.vocabulary import Cost, Shape
 
@@ -27,6 +30,9 @@ class ShorterStructure(Structure):
     def every(self, shape: Shape) -> list[int]:
         """The sizes there are, ascending, whether or not they save."""
 
+    def told(self, size: int) -> str:
+        return f"{self.name} of {size} bits"
+
     def sizes(self, shape: Shape) -> list[int]:
         least, found = 0, []
         for size in self.every(shape):
@@ -38,8 +44,9 @@ class ShorterStructure(Structure):
 
 
 class QuantizedStructure(ShorterStructure):
-    """Levels at equal distances: the size is b, the bits of a code; `group` is how many entries of a row share a scale
-    (None: all of them) and `zeros` whether they share a zero point of b bits too."""
+    """Codes for levels, at equal distances unless `levels` says otherwise: the size is b, the bits of a code; `group`
+    is how many entries of a row share a scale (None: all of them) and `zeros` whether they share a zero point of b
+    bits too."""
 
     group: ClassVar[int | None]
     zeros: ClassVar[bool]
@@ -50,6 +57,14 @@ class QuantizedStructure(ShorterStructure):
 
     def every(self, shape: Shape) -> list[int]:
         return list(DEPTHS)
+
+    def as_table(self, shape: Shape, size: int, itemsize: int, tied: bool) -> Cost:
+        cost = self.cost(shape, size, itemsize)
+        return cost if tied else replace(cost, macs=0)
+
+    def levels(self, bits: int) -> Levels:
+        """What the codes stand for."""
+        return Levels(bits)
 
     def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
         m, n = shape
@@ -62,3 +77,22 @@ class QuantizedStructure(ShorterStructure):
         """Codes (m × n), scales (m × groups, exact in bfloat16), and zero points of the same shape where it has any."""
         m, n = codes.shape
         return Quantized.of(codes, scales, zeros if self.zeros else None, bits=bits, group=self.length((m, n)))
+
+
+class NormalStructure(QuantizedStructure):
+    """Levels that are close where normal numbers are many, in one table a weight; one bit is worth having."""
+
+    zeros = False
+
+    def every(self, shape: Shape) -> list[int]:
+        return [1, *DEPTHS]
+
+    def levels(self, bits: int) -> Levels:
+        return NormalLevels(bits)
+
+    def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
+        return super().cost(shape, size, itemsize) + Cost(params=2**size, bytes=2**size * SHORT, macs=0)
+
+    def express(self, codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Expression:
+        m, n = codes.shape
+        return Lookup.at(codes, scales, normal_heights(bits).to(scales), group=self.length((m, n)))

@@ -11,6 +11,7 @@ from gossamer.expressions.product import Product
 from gossamer.expressions.sum import Sum
 from gossamer.linalg.grid import codes_on, row_grid, spread
 from gossamer.structures._quantized import QuantizedStructure, ShorterStructure
+from gossamer.structures.normal_64 import Normal64
 from gossamer.structures.symmetric_64 import Symmetric64
 from gossamer.vocabulary import Cost, Shape
 
@@ -25,7 +26,8 @@ PLACE = 1_000_000
 class Corrected64(ShorterStructure):
     """W ≈ Q + L R with Q of b bits in groups of 64; a size of 3,000,036 is 3 bits and rank 36."""
 
-    base: QuantizedStructure = Symmetric64()
+    base: QuantizedStructure = Normal64()
+    factors: QuantizedStructure = Symmetric64()
 
     def every(self, shape: Shape) -> list[int]:
         ranks = sorted({max(1, round(share * min(shape))) for share in SHARES})
@@ -35,19 +37,22 @@ class Corrected64(ShorterStructure):
         """(the bits of the base, the rank of the correction)."""
         return divmod(size, PLACE)
 
+    def told(self, size: int) -> str:
+        return super().told(self.parts(size)[0])
+
     def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
         bits, rank = self.parts(size)
         m, n = shape
-        sides = [self.base.cost(side, FACTOR_BITS, itemsize) for side in ((m, rank), (rank, n))]
+        sides = [self.factors.cost(side, FACTOR_BITS, itemsize) for side in ((m, rank), (rank, n))]
         return self.base.cost(shape, bits, itemsize) + sides[0] + sides[1]
 
     def factor(self, matrix: Tensor) -> Expression:
         """A factor rounded to nearest."""
         m, n = matrix.shape
-        length = self.base.length((m, n))
-        scales, points = row_grid(matrix, matrix.new_ones(n), length, FACTOR_BITS, zeros=False)
-        codes = codes_on(matrix, spread(scales, length, n), spread(points, length, n), FACTOR_BITS)
-        return self.base.express(codes, scales, None, FACTOR_BITS)
+        length, levels = self.factors.length((m, n)), self.factors.levels(FACTOR_BITS)
+        scales, points = row_grid(matrix, matrix.new_ones(n), length, levels, zeros=False)
+        codes = codes_on(matrix, spread(scales, length, n), spread(points, length, n), levels)
+        return self.factors.express(codes, scales, None, FACTOR_BITS)
 
     def express(self, base: Expression, left: Expression, right: Expression) -> Expression:
         """The sum of a quantized base and the product of two factors."""

@@ -420,3 +420,22 @@ def test_the_hull_is_what_no_mixture_of_two_others_beats(problem):
         cheaper = min((b for a, b in points if a <= x and (a, b) != (x, y)), default=math.inf)
         assert (i in corners) or points.index((x, y)) != i or min(least(x, others), cheaper) <= y + 1e-9
         assert (i not in corners) or min(least(x, others), cheaper) >= y - 1e-9
+
+
+def test_where_plain_four_bits_win_the_plan_is_plain_four_bits():
+    """Layers alike, whose loss falls to a quarter with every bit; low rank is on offer and never worth its bytes."""
+
+    def layer(name):
+        shorter = [
+            Option(structure="bits", size=b, cost=Cost(params=64, bytes=8 * b + 2, macs=64), error=4.0**-b)
+            for b in range(2, 9)
+        ]
+        ranks = [
+            Option(structure="rank", size=r, cost=Cost(params=16 * r, bytes=32 * r, macs=16 * r), error=0.5 - r / 10)
+            for r in range(1, 4)
+        ]
+        return Curve(site=name, options=(option("dense", 8, 64, 0.0), *shorter, *ranks))
+
+    curves = [layer(f"site{i}") for i in range(12)]
+    found = KNAPSACK.allocate(curves, 12 * 34, "bytes")
+    assert {(o.structure, o.size) for o in found.choices.values()} == {("bits", 4)}

@@ -1,5 +1,6 @@
 """Quantized models from the command line: the bits that were asked for, the bytes on disk, and what is refused."""
 
+import gc
 import json
 import re
 from dataclasses import replace
@@ -74,6 +75,37 @@ def test_every_structure_travels(structure, model_folder, tiny_settings, load, a
     assert torch.equal(answers(loaded), answers(done.model))
 
 
+@pytest.mark.parametrize("method", ["gptq", "squeezellm", "quantized", "low_rank_correction"])
+def test_neither_loading_nor_running_leaves_a_dense_copy_in_memory(method, shortened, load, answers):
+    out = shortened(method, 12 if method == "squeezellm" else 7)
+    load(out, KIND)  # what the first model of all brings along stays
+    gc.collect()
+    before = {id(t) for t in alive()}
+    loaded = load(out, KIND)
+    with torch.inference_mode():
+        answers(loaded)
+    gc.collect()
+    held = {t.data_ptr(): t.untyped_storage().nbytes() for t in alive() if id(t) not in before}
+    assert sum(held.values()) <= 1.1 * (out / "model.safetensors").stat().st_size
+    assert all(t.data_ptr() in held for t in loaded.parameters() if t.numel())
+
+
+def alive():
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+
+
+def test_what_a_plan_of_one_kind_is_called_in_the_report(run, model_folder, text_file, work, tmp_path):
+    """Plain four bits are said to be plain four bits."""
+    words = ("--method", "quantized", "--structures", "symmetric_32", "--bits", "4.5", "--allocator", "uniform")
+    text, path = ("--text", text_file, "--tokens", 1024, "--window", 32), tmp_path / "plan.json"
+    assert run("plan", model_folder(KIND), *words, *text, "--out", path, "--work", work).code == 0
+    plan = json.loads(path.read_text())
+    plan["choices"] = {name: {**choice, "size": 4} for name, choice in plan["choices"].items()}
+    path.write_text(json.dumps(plan))
+    told = run("apply", path, "--out", tmp_path / "out", "--work", work)
+    assert f"weights: all {len(plan['choices'])} are symmetric_32 of 4 bits" in told.out
+
+
 @pytest.mark.parametrize("method", ["gptq", "squeezellm", "quantized", "awq"])
 def test_what_is_loaded_answers_as_what_was_made(method, shortened, load, answers):
     out = shortened(method, 12 if method == "squeezellm" else 7)
@@ -101,7 +133,7 @@ def test_more_bits_are_better_and_the_plan_says_what_it_paid(shortened):
         (("--bits", "nan"), "impossible"),
         (("--bits", "inf"), "impossible"),
         (("--bits", "32"), "needless: the dense layers take 32"),
-        (("--bits", "1"), "1 bits a weight is out of reach: the smallest possible is 2"),
+        (("--bits", "1"), "1 bits a weight is out of reach: the smallest possible is 1\\."),
         (("--keep", "0.5"), "takes fewer params"),
         (("--macs", "0.5"), "takes fewer macs"),
         (("--bits", "3", "--keep", "0.5"), "exactly one budget"),
