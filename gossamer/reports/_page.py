@@ -55,10 +55,10 @@ def document(title: str, kind: str, body: str, data: Mapping[str, Any], *, asks:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """A table of HTML cells, the first of each row naming it."""
-    head = "".join(f'<th scope="col">{h}</th>' for h in headings)
+    """A table of HTML cells, the first of each row naming it; headings and caption are plain text."""
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headings)
     body = "".join(f'<tr><th scope="row">{row[0]}</th>{"".join(_cell(c) for c in row[1:])}</tr>' for row in rows)
-    said = f"<caption>{caption}</caption>" if caption else ""
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

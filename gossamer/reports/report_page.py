@@ -31,7 +31,7 @@ def page(report: Any, landscape: Any | None, *, missing: str = "", beside: Mappi
     if landscape is not None and check(landscape)["digest"] != report["asked"]["digest"]:
         raise WorkError("landscape.json and report.json are not about the same model; compress it again.")
     asked = report["asked"]["budget"]
-    body = [f'<p class="lead">{_lead(report)}</p>', *map(note, report["notes"])]
+    body = [f'<p class="lead">{escape(_lead(report))}</p>', *map(note, report["notes"])]
     beside = beside or {}
     body.append(_figures(report, beside))
     data: dict[str, Any] = {"charts": {}}
@@ -90,11 +90,11 @@ def _figures(report: Json, beside: Mapping[str, Json]) -> str:
     fast = [rate(o["speed"]["compressed"]) if _same_machine(o, report) else "–" for o in others]
     ratio = f"× {speed['compressed'] / speed['dense']:.2f}"
     rows.append(("tokens a second, reading", rate(speed["dense"]), rate(speed["compressed"]), ratio, *fast))
-    heads = ("", "dense", "compressed", "kept", *map(escape, beside))
+    heads = ("", "dense", "compressed", "kept", *beside)
     said = f"Tokens a second: {timed(speed)}."
     if "–" in fast:
         said += " Where there is none (–), it was not measured, or elsewhere."
-    shown = f'{table(heads, rows)}<p class="soft">{said}</p>{_wanted(report, beside)}'
+    shown = f'{table(heads, rows)}<p class="soft">{escape(said)}</p>{_wanted(report, beside)}'
     return f"<section><h2>What came out</h2>{shown}</section>"
 
 

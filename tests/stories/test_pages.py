@@ -17,7 +17,7 @@ from gossamer.errors import WorkError
 from gossamer.recipes.explore import Desk
 from gossamer.recipes.planning import Bundles, landscape, make_plan, remembered
 from gossamer.recipes.report import report
-from gossamer.reports import _charts, compare_page, report_page, terminal
+from gossamer.reports import _charts, compare_page, explore_page, report_page, taught_page, terminal
 from gossamer.reports._layers import place
 
 UNITS = ("params", "macs", "bytes")
@@ -253,15 +253,35 @@ def test_report_draws_the_same_page_from_the_folder(small, run):
     assert (small / "report.html").read_text() == before
 
 
-def test_names_from_a_model_cannot_become_markup(compressed):
-    found = compressed("llama").document("report.json")
-    found["model"] = "</script><script>alert(1)</script>"
-    land = json.loads((compressed("llama").folder / "landscape.json").read_text())
-    land["weights"][0]["name"] = evil = "</script><b>"
-    land["choices"] = {evil if i == 0 else n: o for i, (n, o) in enumerate(land["choices"].items())}
-    page = report_page.page(found, land)
-    assert "<script>alert" not in page
-    assert page.count("</script>") == 3
+EVIL = "</script><img/src=x/onerror=alert(1)>"
+NAMED = ("cells", "choices", "predicted", "rivals", "ways", "samples")
+
+
+def marked(found, at=""):
+    """The same with markup in every name and every text."""
+    if isinstance(found, dict):
+        return {f"{k}{EVIL}" if at in NAMED else k: marked(v, k) for k, v in found.items()}
+    if isinstance(found, list):
+        return [marked(v, at) for v in found]
+    return f"{found}{EVIL}" if isinstance(found, str) and at not in ("unit", "digest") else found
+
+
+def test_no_name_or_text_can_become_markup(compressed):
+    found, land = (marked(compressed("llama").document(f"{name}.json")) for name in ("report", "landscape"))
+    found["notes"], found["speed"]["window"] = [EVIL], EVIL
+    taught = {**found, "history": [{**found["asked"], "step": EVIL, "model": EVIL}], "name": EVIL, "windows": EVIL}
+    taught |= {"before": found["score"], "after": found["score"]}
+    cells = {"svd 0.6": cell(20.0), "svd 0.5": {"failed": "why"}, "other 0.6": cell(30.0)}
+    for page in (
+        report_page.page(found, land),
+        report_page.page(found, None, missing=EVIL, beside={EVIL: found}),
+        taught_page.page("heal", taught),
+        compare_page.page(marked({"cells": {f"{key.replace(' ', f'{EVIL} ')}": c for key, c in cells.items()}})),
+        explore_page.page(land, of=EVIL, others={EVIL: EVIL, "other": EVIL}, token=EVIL),
+    ):
+        assert html.escape(EVIL) in page
+        assert "<img" not in page.partition("</header>")[2].partition("<script")[0]
+        assert page.count("</script>") == 3
 
 
 # ── what is missing or wrong ──────────────────────────────────────────────────────────────────────────────────────────
