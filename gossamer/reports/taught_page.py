@@ -16,7 +16,12 @@ DONE = {"heal": "healed", "refine": "refined"}
 
 def page(verb: str, taught: Json) -> str:
     """The page, from `heal.json` or `refine.json` as read; `verb` is the file's name."""
-    body = [f'<p class="lead">{escape(_lead(verb, taught))}</p>', _figures(verb, taught), _steps(taught), _provenance(taught)]
+    body = [
+        f'<p class="lead">{escape(_lead(verb, taught))}</p>',
+        _figures(verb, taught),
+        _steps(taught),
+        _provenance(taught),
+    ]
     title = f"{taught['history'][0]['model']}, compressed and {DONE[verb]}"
     return document(title, "Training report", "\n".join(body), {"charts": {}})
 
