@@ -8,7 +8,7 @@ import typer
 from gossamer import discover, methods
 from gossamer.cli import _options as o
 from gossamer.cli import _printing as p
-from gossamer.recipes.compare import compare
+from gossamer.recipes.compare import compare, methods_for
 from gossamer.reports import terminal
 from gossamer.vocabulary import Settings
 
@@ -18,8 +18,13 @@ def run(
     test: Annotated[str, typer.Option(help="Text to judge by: a UTF-8 file or a Hub data set.")],
     out: Annotated[Path, typer.Option(help="Folder for compare.json and compare.csv; an unfinished one is continued.")],
     names: Annotated[
-        str, typer.Option("--methods", help="Methods, by commas: files of gossamer/methods.", show_default="all")
-    ] = ",".join(discover.names(methods)),
+        str | None,
+        typer.Option(
+            "--methods",
+            help="Methods, by commas: files of gossamer/methods.",
+            show_default="all that can keep to such a budget",
+        ),
+    ] = None,
     keep: Annotated[
         str | None,
         typer.Option(help="Kept fractions of the linear layers' parameters, by commas.", show_default=o.KEEPS),
@@ -41,10 +46,15 @@ def run(
     json: p.Json = False,
 ) -> None:
     """Compare methods at several budgets under one protocol; interrupted, the same command goes on."""
+    budgets = o.budgets(keep, bytes, macs, bits)
+    chosen = methods_for({budget.unit for budget in budgets}) if names is None else o.names(names)
+    left = [name for name in discover.names(methods) if names is None and name not in chosen]
+    if left and not quiet:
+        typer.echo(f"not compared, as they only quantize: {', '.join(left)}", err=True)
     cells = compare(
         model,
-        o.names(names),
-        o.budgets(keep, bytes, macs, bits),
+        chosen,
+        budgets,
         out,
         Settings(text=text, tokens=tokens, window=window, seed=seed, dtype=dtype, tie=tie, embeddings=embeddings),
         test=test,
@@ -55,4 +65,5 @@ def run(
     )
     p.show(lambda c: terminal.comparison(cells, str(out), c), lambda: cells, quiet=quiet, as_json=json)
     if all("failed" in cell for cell in cells.values()):
+        typer.secho("error: Every method failed at every budget; the cells say why.", fg="red", err=True)
         raise typer.Exit(1)

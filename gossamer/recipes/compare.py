@@ -5,7 +5,7 @@ import io
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
@@ -17,20 +17,23 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from gossamer import data, methods, metrics
+from gossamer import data, discover, methods, metrics
+from gossamer.checkpoints import saving
 from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import read_json, write_json, write_text
 from gossamer.data import Windows
 from gossamer.errors import BudgetError, GossamerError, OutputError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.memory import peak_bytes
-from gossamer.recipes.compress import build
+from gossamer.recipes.compress import build, reachable
 from gossamer.recipes.measuring import default_work, windows_of
+from gossamer.recipes.menus import Narrowings, narrowing, rewriting
 from gossamer.recipes.planning import make_plan
 from gossamer.recipes.pricing import Priced, price_model
 from gossamer.recipes.probing import probed
 from gossamer.reports import compare_page
-from gossamer.vocabulary import NO_COST, Budget, Plan, Progress, Score, Settings, silent
+from gossamer.structures import ShorterStructure
+from gossamer.vocabulary import NO_COST, Budget, Plan, Progress, Score, Settings, Site, Unit, silent
 
 Cells = dict[str, dict[str, Any]]
 """`"method budget"` (see `Budget.label`) → what was measured, or `{"failed": why}`."""
@@ -54,8 +57,9 @@ def compare(
     All methods share one pass over the calibration text. `settings` says which text and how much of it; the methods'
     own choices replace its metric, structures and allocator. Cells are kept in `out` (compare.json, compare.csv) as
     they are done, so that the same call goes on where it stopped; a method that fails says so in its cell.
-    Raises `OutputError` where `out` holds a comparison under another protocol.
+    Raises `OutputError` where `out` is no folder, or holds a comparison under another protocol.
     """
+    saving.standing(Path(out))
     base = settings or Settings()
     rows = {name: methods.settings(name, **_open(base)) for name in dict.fromkeys(names)}
     asked = {budget.label: budget for budget in budgets}
@@ -78,6 +82,16 @@ def compare(
         write_text(out / "compare.csv", _csv(cells))
         write_text(out / "compare.html", compare_page.page(found))
     return {f"{name} {key}": cells[f"{name} {key}"] for name in rows for key in asked}
+
+
+def methods_for(units: Collection[Unit]) -> list[str]:
+    """The methods that can keep to a budget in one of the units: shorter numbers are no fewer."""
+    return [name for name in discover.names(methods) if not {"params", "macs"}.issuperset(units) or _fewer(name)]
+
+
+def _fewer(name: str) -> bool:
+    may = methods.method(name).structures
+    return bool(narrowing(may)) or any(not isinstance(form, ShorterStructure) for form in rewriting(may))
 
 
 def _open(base: Settings) -> dict[str, Any]:
@@ -149,16 +163,28 @@ def _cells(
     work: Path,
     progress: Progress,
 ) -> list[dict[str, Any]]:
+    beyond: dict[Budget, str] = {}
+
+    def check(opened: Opened, found: Sequence[Site], groups: Narrowings) -> None:
+        for budget in budgets:
+            try:
+                reachable(opened, found, groups, row, budget)
+            except BudgetError as error:
+                beyond[budget] = str(error)
+        if len(beyond) == len(budgets):
+            raise BudgetError("All budgets are out of reach.")
+
     try:
-        priced = probed(price_model(model, row, work=work, also=needs, progress=progress), progress=progress)
-        plans = [_planned(priced, budget) for budget in budgets]
+        priced = price_model(model, row, work=work, also=needs, check=check, progress=progress)
+        priced = probed(priced, progress=progress)
+        plans = [beyond.get(budget) or _planned(priced, budget) for budget in budgets]
         started = time.monotonic()
         small = build(priced, [plan for plan in plans if isinstance(plan, Plan)], progress=progress)
         solved = time.monotonic()
         windows = _windows(priced.opened, test, test_tokens, test_window)
         scores = fidelity.compare(priced.opened.model, small, windows, progress=progress) if small else []
     except GossamerError as error:
-        return [{"failed": str(error)}] * len(budgets)
+        return [{"failed": beyond.get(budget, str(error))} for budget in budgets]
     seconds = {
         **priced.seconds,
         "solve, all budgets": solved - started,

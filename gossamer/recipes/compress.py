@@ -167,17 +167,23 @@ def _price(
         data.read(test)
 
     def feasible(opened: Opened, found: Sequence[Site], groups: Narrowings) -> None:
-        curves, joints = unpriced(opened, found, groups, settings)
-        dense, total = sum((c.dense.cost for c in curves), NO_COST), total_cost(opened.model)
-        fixed = total.bytes - dense.bytes if budget.unit == "bytes" else 0
-        most = limit(total, dense, budget)
-        bundles = bundled(curves, joints_for(joints, settings, settings.allocator), {}, budget.unit)
-        affordable([b.curve for b in bundles], most, budget.unit, fixed)
+        size = reachable(opened, found, groups, settings, budget)
         _trial_text(opened, test, settings)
         if out is not None:
-            saving.free_output(Path(out), total.bytes - dense.bytes + dense.bytes * most // dense.of(budget.unit))
+            saving.free_output(Path(out), size)
 
     return probed(price_model(model, settings, work=work, check=feasible, progress=progress), progress=progress)
+
+
+def reachable(opened: Opened, found: Sequence[Site], groups: Narrowings, settings: Settings, budget: Budget) -> int:
+    """About the bytes of a model within the budget; raises `BudgetError` where nothing that weights may become is."""
+    curves, joints = unpriced(opened, found, groups, settings)
+    dense, total = sum((c.dense.cost for c in curves), NO_COST), total_cost(opened.model)
+    fixed = total.bytes - dense.bytes if budget.unit == "bytes" else 0
+    most = limit(total, dense, budget)
+    bundles = bundled(curves, joints_for(joints, settings, settings.allocator), {}, budget.unit)
+    affordable([b.curve for b in bundles], most, budget.unit, fixed)
+    return total.bytes - dense.bytes + dense.bytes * most // dense.of(budget.unit)
 
 
 def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent) -> list[Any]:

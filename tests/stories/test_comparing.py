@@ -10,6 +10,7 @@ import psutil
 import pytest
 import vl_convert
 
+from gossamer import discover, methods
 from gossamer.recipes import compare as recipe
 
 SMALL = ("--test-window", 32, "--test-tokens", 256)
@@ -133,8 +134,31 @@ def test_a_failure_stays_in_its_cell(ask, within, tmp_path):
     assert "out of reach" in cells(tmp_path)["svd 0.001"]["failed"]
 
 
-def test_where_everything_failed_the_exit_code_says_so(ask, within):
-    assert ask("svd", "0.001").code == 1
+def test_where_everything_failed_the_exit_code_and_a_sentence_say_so(ask, within):
+    told = ask("svd", "0.001")
+    assert told.code == 1
+    assert told.err.splitlines()[-1] == "error: Every method failed at every budget; the cells say why."
+
+
+def test_what_no_method_can_reach_is_told_before_anything_slow(ask, within, tmp_path):
+    told = ask("gptq", "0.7,0.6", "--work", tmp_path / "fresh")
+    assert "measure" not in told.err
+    found = cells(tmp_path)
+    assert all("out of reach" in cell["failed"] for cell in found.values())
+    assert found["gptq 0.7"]["failed"] != found["gptq 0.6"]["failed"], "each budget has its own sentence"
+
+
+def test_without_names_those_are_compared_that_can_keep_to_the_budget(
+    run, monkeypatch, model_folder, text_file, tiny, work, tmp_path
+):
+    monkeypatch.setattr(recipe, "_apart", lambda *args: [{"failed": "asked"}] * len(args[2]))
+    words = ("--keep", 0.7, "--test", text_file, *SMALL, *tiny, "--work", work)
+    told = run("compare", model_folder("llama"), *words, "--out", tmp_path / "table")
+    compared = {key.split()[0] for key in cells(tmp_path)}
+    assert {"svd", "mixed", "modegpt", "wanda", "structure_and_bits"} <= compared
+    (line,) = [line for line in told.err.splitlines() if line.startswith("not compared")]
+    assert set(line.rpartition(": ")[2].split(", ")) == set(discover.names(methods)) - compared
+    assert not {"gptq", "rtn", "awq", "squeezellm", "quantized"} & compared
 
 
 def test_a_crash_of_one_method_leaves_the_others(ask, monkeypatch, tmp_path):
@@ -180,6 +204,14 @@ def test_mistakes_are_told_at_once(methods, keep, said, ask, tmp_path):
     told = ask(methods, keep)
     assert told.code == 1 and said in told.err
     assert not (tmp_path / "table").exists()
+
+
+def test_a_file_is_no_folder_for_a_table(refused, model_folder, text_file, tiny, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for out in (tmp_path / "file", tmp_path / "file" / "table"):
+        words = ("--methods", "svd", "--test", text_file, "--out", out, *SMALL, *tiny)
+        assert "is a file" in refused("compare", model_folder("llama"), *words, early=True)
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_a_folder_with_something_else_in_it_is_refused(ask, tmp_path):
