@@ -27,7 +27,7 @@ from gossamer.evaluation.memory import peak_bytes
 from gossamer.recipes.compress import build
 from gossamer.recipes.measuring import default_work, windows_of
 from gossamer.recipes.planning import make_plan
-from gossamer.recipes.pricing import Priced, price_model
+from gossamer.recipes.pricing import Priced, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import compare_page
 from gossamer.vocabulary import NO_COST, Budget, Plan, Progress, Score, Settings, silent
@@ -151,6 +151,7 @@ def _cells(
 ) -> list[dict[str, Any]]:
     try:
         priced = probed(price_model(model, row, work=work, also=needs, progress=progress), progress=progress)
+        remember(priced)
         plans = [_planned(priced, budget) for budget in budgets]
         started = time.monotonic()
         small = build(priced, [plan for plan in plans if isinstance(plan, Plan)], progress=progress)

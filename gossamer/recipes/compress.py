@@ -26,7 +26,7 @@ from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
 from gossamer.recipes.prices import Weights, factors_path, weight_of
-from gossamer.recipes.pricing import Clock, Priced, expression, identity_of, price_model
+from gossamer.recipes.pricing import Clock, Priced, expression, identity_of, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import report_page
 from gossamer.vocabulary import (
@@ -177,7 +177,9 @@ def _price(
         if out is not None:
             saving.free_output(Path(out), total.bytes - dense.bytes + dense.bytes * most // dense.of(budget.unit))
 
-    return probed(price_model(model, settings, work=work, check=feasible, progress=progress), progress=progress)
+    priced = probed(price_model(model, settings, work=work, check=feasible, progress=progress), progress=progress)
+    remember(priced)
+    return priced
 
 
 def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent) -> list[Any]:

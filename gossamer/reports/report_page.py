@@ -8,7 +8,7 @@ from typing import Any
 
 from gossamer.errors import WorkError
 from gossamer.reports import _charts
-from gossamer.reports._amounts import amount, axis, counts, many, rate, size
+from gossamer.reports._amounts import OPTION, amount, axis, counts, many, rate, size
 from gossamer.reports._layers import check
 from gossamer.reports._page import chart, document, facts, note, table
 from gossamer.reports._pictures import MAP, model_data
@@ -227,7 +227,7 @@ def _other(other: Json) -> str:
 def command(report: Json) -> str:
     """The command line that asks for the same."""
     settings, budget = report["asked"]["settings"], report["asked"]["budget"]
-    option = {"params": "--keep", "macs": "--macs", "bytes": "--bytes", "bits": "--bits"}[budget["unit"]]
+    option = f"--{OPTION[budget['unit']]}"
     how = ["--metric", settings["metric"], "--structures", ",".join(settings["structures"])]
     how += ["--allocator", settings["allocator"], *(["--tie"] if settings["tie"] else [])]
     return shlex.join(_words(report, [option, f"{budget['amount']:.12g}"], report["out"], how))

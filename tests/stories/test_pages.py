@@ -3,6 +3,7 @@
 import html
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -332,6 +333,25 @@ def test_so_do_those_of_methods_that_look_at_more(method, model_folder, tiny_set
     made = plan(str(model_folder("llama")), budget, chosen, work=tmp_path)
     (note,) = tmp_path.glob("curves-*/asked-*.json")
     assert make_plan(remembered(note), budget, chosen.allocator) == made
+    assert data_of(Desk(tmp_path, tmp_path).page())["choices"].keys() == made.choices.keys()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "units"),
+    [({"method": "gptq"}, ["bytes", "bits"]), ({"method": "mixed", "structures": ("neurons",)}, None)],
+)
+def test_explore_offers_the_units_in_which_there_is_room(chosen, units, model_folder, tiny_settings, tmp_path):
+    open_ones = {k: getattr(tiny_settings, k) for k in ("text", "tokens", "window")}
+    total = sum(f.stat().st_size for f in model_folder("llama").glob("*.safetensors"))
+    budget = Budget(unit="bytes", amount=0.8 * total)
+    plan(str(model_folder("llama")), budget, settings(**chosen, **open_ones), work=tmp_path)
+    desk = Desk(tmp_path, tmp_path)
+    shown = data_of(desk.page())
+    assert [slider["name"] for slider in shown["units"]] == (units or ["params", "macs", "bytes", "bits"])
+    for slider in shown["units"]:
+        for end in ("min", "start", "max"):
+            answer = desk.answer({"of": shown["of"], "unit": slider["name"], "amount": str(slider[end])})
+            assert answer["x"] <= slider[end]
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -422,6 +442,36 @@ def test_explore_refuses_what_it_cannot_plan_with(offer, refused, tmp_path):
         note.write_text(json.dumps(spoilt))
         with pytest.raises(WorkError, match=said):
             Desk(tmp_path / "work", tmp_path).page()
+
+
+def test_explore_leaves_out_what_it_cannot_read(offer, tmp_path):
+    work = shutil.copytree(offer[0], tmp_path / "work")
+    (note,) = work.glob("curves-*/asked-*.json")
+    other = shutil.copytree(note.parent, work / "curves-other")
+    (other / note.name).write_text(json.dumps({**json.loads(note.read_text()), "format": 0}))
+    (other / note.name).rename(other / "asked-older.json")
+    (other / "asked-newer.json").write_text(note.read_text())
+    (other / "curves.json").unlink()
+    os.utime(other / "asked-newer.json", (2e9, 2e9))
+    page = Desk(work, tmp_path).page()
+    assert data_of(page)["of"] == note.stem.removeprefix("asked-")
+    assert re.search("Left out: [^<]*asked-older.json was written by another version", page)
+    assert re.search("Left out: [^<]*curves.json cannot be read", page)
+    assert "of-model" not in page.partition("<script")[0]
+
+
+def test_what_was_only_inspected_or_not_finished_is_not_offered(run, model_folder, tiny, tmp_path, monkeypatch):
+    told = run("inspect", model_folder("llama"), "--method", "pivoted", *tiny, "--work", tmp_path)
+    assert told.code == 0, told.err
+
+    def stop(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr("gossamer.recipes.probing._rises", stop)
+    with pytest.raises(RuntimeError):
+        run("plan", model_folder("llama"), "--keep", "0.6", "--method", "asvd", *tiny, "--work", tmp_path)
+    assert len(list(tmp_path.glob("curves-*/curves.json"))) == 2
+    assert not list(tmp_path.glob("curves-*/asked-*.json"))
 
 
 # ── the terminal ──────────────────────────────────────────────────────────────────────────────────────────────────────
