@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shlex
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from gossamer.checkpoints.store import write_json
 from gossamer.errors import BudgetError, GossamerError, OutputError, WorkError
+from gossamer.recipes.measuring import default_work
 from gossamer.recipes.planning import Bundles, asked, landscape, make_plan, remembered
 from gossamer.recipes.pricing import Offer
 from gossamer.reports import explore_page
@@ -24,13 +26,13 @@ LOOPBACK = "127.0.0.1"
 
 
 class Desk:
-    """Answers the page: the offers of a working folder, the plan for a budget, and a plan as a file in `out`.
+    """Answers the page: the offers of the folder `work`, the plan for a budget, and a plan as a file in `out`.
 
     Raises `WorkError` where the folder holds no prices.
     """
 
     def __init__(self, work: Path, out: Path) -> None:
-        self.out = out
+        self.work, self.out = work, out
         self.token = secrets.token_urlsafe()
         found = sorted(work.glob("curves-*/asked-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         if not found:
@@ -136,7 +138,8 @@ class Desk:
         if path.exists():
             raise OutputError(f"{path} exists; remove it, or start 'gossamer explore' with another --out.")
         write_json(path, found.to_json())
-        return {"path": str(path)}
+        where = [] if self.work.resolve() == default_work().resolve() else ["--work", str(self.work)]
+        return {"path": str(path), "command": shlex.join(["gossamer", "apply", str(path), "--out", "DIR", *where])}
 
 
 def _said(model: str, s: Settings) -> str:
@@ -171,15 +174,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if not self._for_us():
             return
-        if not secrets.compare_digest(self.headers.get("X-Gossamer", ""), self.desk.token):
+        if not secrets.compare_digest(self.headers.get("X-Gossamer", "").encode(), self.desk.token.encode()):
             self._send(403, "text/plain", "Only the page itself may write; reload it.\n")
-            return
-        body = self.rfile.read(min(int(self.headers.get("Content-Length") or 0), 10_000))
-        self._json(lambda: self.desk.write(json.loads(body)))
+        elif urlsplit(self.path).path != "/write":
+            self._send(404, "text/plain", "There is nothing here.\n")
+        else:
+            self._json(lambda: self.desk.write(json.loads(self._body())))
+
+    def _body(self) -> bytes:
+        """At most 10 kB; raises `ValueError` where the request does not say how much there is."""
+        return self.rfile.read(min(abs(int(self.headers.get("Content-Length", ""))), 10_000))
 
     def _for_us(self) -> bool:
         """Refuse what another site's page sends here under a name of its own."""
-        name = (self.headers.get("Host") or "").rpartition(":")[0]
+        name = self.headers.get("Host", "").partition(":")[0]  # port 80 is not said
         if name not in (LOOPBACK, "localhost"):
             self._send(403, "text/plain", f"Open this page as http://{LOOPBACK}.\n")
         return name in (LOOPBACK, "localhost")
@@ -189,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
             found = make()
         except GossamerError as error:
             found = {"error": str(error)}
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             found = {"error": "The request was not understood; reload the page."}
         self._send(200, "application/json", json.dumps(found))
 
