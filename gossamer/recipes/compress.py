@@ -132,7 +132,7 @@ def apply(
     priced = price_model(file.model, file.settings, work=work, check=same, progress=progress)
     choices = _looked_up(priced.curves, priced.joints, file)
     made = planned(priced.offer, file.budget, file.allocator, choices, 0.0)
-    return carry_out(priced, made, out, rival=None, test=test, progress=progress)
+    return carry_out(priced, made, out, rival=None, test=test, applied=True, progress=progress)
 
 
 def _looked_up(found: Sequence[Curve], joints: Sequence[Joint], file: PlanFile) -> dict[str, Option]:
@@ -216,9 +216,13 @@ def carry_out(
     *,
     rival: Plan | None,
     test: str | None,
+    applied: bool = False,
     progress: Progress = silent,
 ) -> Compressed:
-    """Solve, install, judge and save; with a rival plan both are built, and the one that tests better is kept."""
+    """Solve, install, judge and save; with a rival plan both are built, and the one that tests better is kept.
+
+    The report notes whether the plan was `applied` from a file: no budget alone leads to it again.
+    """
     clock = Clock()
     dense, windows = _trial(priced, test)
     plans = [plan] if rival is None else [plan, rival]
@@ -249,7 +253,7 @@ def carry_out(
     found = Report(
         model=priced.opened.name,
         out="(not saved)" if out is None else str(out),
-        asked={"budget": asdict(plan.budget), **identity_of(priced)},
+        asked={"budget": asdict(plan.budget), "applied": applied, **identity_of(priced)},
         dense=sum((c.dense.cost for c in priced.curves), NO_COST),
         small=sum((o.cost for o in plan.choices.values()), NO_COST),
         dense_total=dense_total,
