@@ -263,6 +263,11 @@ class Settings:
             raise ModelError(f"There is no dtype {self.dtype!r}; choose auto, float32, bfloat16 or float16.")
 
 
+def perplexity(nats: float) -> float:
+    """exp of a mean loss in nats, as far as a float reaches."""
+    return exp(min(nats, 700))
+
+
 def counted(settings: Mapping[str, Any]) -> str:
     """What fractions are of under these settings (as JSON), in words."""
     return "linear layers and embeddings" if settings.get("embeddings") else "linear layers"
@@ -349,12 +354,12 @@ class Score:
     @property
     def perplexity(self) -> float | None:
         """exp of the mean loss, None for a model that predicts no tokens."""
-        return None if self.nats is None else exp(min(self.nats, 700))
+        return None if self.nats is None else perplexity(self.nats)
 
     @property
     def dense_perplexity(self) -> float | None:
         """The same of the dense model."""
-        return None if self.dense_nats is None else exp(min(self.dense_nats, 700))
+        return None if self.dense_nats is None else perplexity(self.dense_nats)
 
 
 @dataclass(frozen=True, kw_only=True)

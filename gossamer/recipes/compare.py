@@ -29,7 +29,7 @@ from gossamer.recipes.compress import build, reachable
 from gossamer.recipes.measuring import default_work, windows_of
 from gossamer.recipes.menus import Narrowings, narrowing, rewriting
 from gossamer.recipes.planning import make_plan
-from gossamer.recipes.pricing import Priced, price_model
+from gossamer.recipes.pricing import Priced, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import compare_page
 from gossamer.structures import ShorterStructure
@@ -177,6 +177,7 @@ def _cells(
     try:
         priced = price_model(model, row, work=work, also=needs, check=check, progress=progress)
         priced = probed(priced, progress=progress)
+        remember(priced)
         plans = [beyond.get(budget) or _planned(priced, budget) for budget in budgets]
         started = time.monotonic()
         small = build(priced, [plan for plan in plans if isinstance(plan, Plan)], progress=progress)

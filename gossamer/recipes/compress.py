@@ -26,7 +26,7 @@ from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
 from gossamer.recipes.prices import Weights, factors_path, weight_of
-from gossamer.recipes.pricing import Clock, Priced, expression, identity_of, price_model
+from gossamer.recipes.pricing import Clock, Priced, expression, identity_of, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import report_page
 from gossamer.vocabulary import (
@@ -132,7 +132,7 @@ def apply(
     priced = price_model(file.model, file.settings, work=work, check=same, progress=progress)
     choices = _looked_up(priced.curves, priced.joints, file)
     made = planned(priced.offer, file.budget, file.allocator, choices, 0.0)
-    return carry_out(priced, made, out, rival=None, test=test, progress=progress)
+    return carry_out(priced, made, out, rival=None, test=test, applied=True, progress=progress)
 
 
 def _looked_up(found: Sequence[Curve], joints: Sequence[Joint], file: PlanFile) -> dict[str, Option]:
@@ -172,7 +172,9 @@ def _price(
         if out is not None:
             saving.free_output(Path(out), size)
 
-    return probed(price_model(model, settings, work=work, check=feasible, progress=progress), progress=progress)
+    priced = probed(price_model(model, settings, work=work, check=feasible, progress=progress), progress=progress)
+    remember(priced)
+    return priced
 
 
 def reachable(opened: Opened, found: Sequence[Site], groups: Narrowings, settings: Settings, budget: Budget) -> int:
@@ -220,9 +222,13 @@ def carry_out(
     *,
     rival: Plan | None,
     test: str | None,
+    applied: bool = False,
     progress: Progress = silent,
 ) -> Compressed:
-    """Solve, install, judge and save; with a rival plan both are built, and the one that tests better is kept."""
+    """Solve, install, judge and save; with a rival plan both are built, and the one that tests better is kept.
+
+    The report notes whether the plan was `applied` from a file: no budget alone leads to it again.
+    """
     clock = Clock()
     dense, windows = _trial(priced, test)
     plans = [plan] if rival is None else [plan, rival]
@@ -253,7 +259,7 @@ def carry_out(
     found = Report(
         model=priced.opened.name,
         out="(not saved)" if out is None else str(out),
-        asked={"budget": asdict(plan.budget), **identity_of(priced)},
+        asked={"budget": asdict(plan.budget), "applied": applied, **identity_of(priced)},
         dense=sum((c.dense.cost for c in priced.curves), NO_COST),
         small=sum((o.cost for o in plan.choices.values()), NO_COST),
         dense_total=dense_total,

@@ -2,8 +2,10 @@
 
 import json
 import secrets
+import shlex
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,24 +15,24 @@ from urllib.parse import parse_qs, urlsplit
 
 from gossamer.checkpoints.store import write_json
 from gossamer.errors import BudgetError, GossamerError, OutputError, WorkError
+from gossamer.recipes.measuring import default_work
 from gossamer.recipes.planning import Bundles, asked, landscape, make_plan, remembered
 from gossamer.recipes.pricing import Offer
 from gossamer.reports import explore_page
+from gossamer.reports._amounts import OPTION
 from gossamer.vocabulary import NO_COST, Budget, Plan, Settings
 
 LOOPBACK = "127.0.0.1"
-OPTION = {"params": "keep", "macs": "macs", "bytes": "bytes"}
-"""How `gossamer plan` calls a unit."""
 
 
 class Desk:
-    """Answers the page: the offers of a working folder, the plan for a budget, and a plan as a file in `out`.
+    """Answers the page: the offers of the folder `work`, the plan for a budget, and a plan as a file in `out`.
 
     Raises `WorkError` where the folder holds no prices.
     """
 
     def __init__(self, work: Path, out: Path) -> None:
-        self.out = out
+        self.work, self.out = work, out
         self.token = secrets.token_urlsafe()
         found = sorted(work.glob("curves-*/asked-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         if not found:
@@ -38,42 +40,64 @@ class Desk:
                 f"{work} holds no prices to plan with; give the --work folder of a run of 'gossamer plan' or "
                 "'gossamer compress'."
             )
-        self._notes = {path.stem.removeprefix("asked-"): path for path in found}
+        self._notes: dict[str, Path] = {}
+        for path in found:
+            self._notes.setdefault(path.stem.removeprefix("asked-"), path)  # the newest of a name
+        self._names: dict[str, str] = {}
+        self._unread: list[str] = []
+        for of, note in self._notes.items():
+            with self._noting():
+                self._names[of] = _said(*asked(note))
         self._busy = threading.Lock()  # planning silences the process's output meanwhile, so one at a time
         self.offer = lru_cache(maxsize=2)(self._offer)
         self._bundles = lru_cache(maxsize=2)(self._bundled)
         self._planned = lru_cache(maxsize=64)(self._plan)
 
     def _offer(self, of: str) -> Offer:
-        if of not in self._notes:
+        if of not in self._names:
             raise WorkError("The working folder holds no such model any more; start 'gossamer explore' again.")
         return remembered(self._notes[of])
 
     def page(self, of: str | None = None) -> str:
         """The page of one offer, by default of the newest."""
-        of = of or next(iter(self._notes))
+        of = of or self._newest()
         offer = self.offer(of)
-        first = self._planned(of, self._start(offer))
+        first = self._planned(of, self._start(of))
         with self._busy:
-            land = landscape(offer, [first], self._bundles(of))
-        return explore_page.page(land.to_json(), of=of, others=self._names(), token=self.token)
+            land = landscape(offer, [first], self._bundles(of)).to_json()
+        return explore_page.page(land, of=of, others=self._names, token=self.token, unread=self._unread)
+
+    def _newest(self) -> str:
+        """The newest offer that can be read; those before it are noted, and offered no more."""
+        for of in list(self._names):
+            with self._noting():
+                self.offer(of)
+                return of
+            del self._names[of]
+        raise WorkError(self._unread[0])
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """What cannot be read is left out, and the page says so: older runs may lie beside newer ones."""
+        try:
+            yield
+        except GossamerError as error:
+            self._unread.append(str(error))
 
     def _bundled(self, of: str) -> Bundles:
         offer = self.offer(of)
         return Bundles(offer, offer.settings.allocator)
 
-    def _names(self) -> dict[str, str]:
-        def said(model: str, s: Settings) -> str:
-            return f"{model}, {s.text or 'own writing'}, {s.metric}, {'+'.join(s.structures)}, {s.allocator}"
-
-        return {key: said(*asked(path)) for key, path in self._notes.items()} if len(self._notes) > 1 else {}
-
-    @staticmethod
-    def _start(offer: Offer) -> Budget:
-        """0.8 of the parameters, or where that cannot be had the middle of what can."""
-        cheapest = sum(min(o.cost.params for o in c.options) for c in offer.curves)
-        least = cheapest / sum(c.dense.cost.params for c in offer.curves)
-        return Budget(unit="params", amount=0.8 if least < 0.8 else round((1 + least) / 2, 3))
+    def _start(self, of: str) -> Budget:
+        """Where the page's first slider begins; raises `BudgetError` where there is none."""
+        offer, bundles = self.offer(of), self._bundles(of)
+        with self._busy:
+            lines = {unit: bundles.frontier(unit) for unit in explore_page.SCALE}
+        dense = sum((c.dense.cost for c in offer.curves), NO_COST)
+        first = next(iter(explore_page.sliders(lines, asdict(dense), asdict(offer.total))), None)
+        if first is None:
+            raise BudgetError(f"Nothing that {offer.model} was priced for is smaller than the dense model.")
+        return Budget(unit=first["name"], amount=first["start"] * first["scale"])
 
     def plan(self, wanted: Mapping[str, str]) -> Plan:
         """The plan that `gossamer plan` makes for this budget."""
@@ -96,25 +120,30 @@ class Desk:
         small = sum((o.cost for o in found.choices.values()), NO_COST)
         unit = found.budget.unit
         fixed = offer.total.bytes - dense.bytes
+        dense_of = dense.params if unit == "bits" else dense.of(unit)
         return {
             "choices": {name: asdict(option) for name, option in found.choices.items()},
             "predicted": found.predicted,
             "bound": found.bound,
-            "x": (small.bytes + fixed) / 1e6 if unit == "bytes" else small.of(unit) / dense.of(unit),
+            "x": (small.bytes + fixed) / 1e6 if unit == "bytes" else small.of(unit) / dense_of,
             "figures": explore_page.figures(dense, offer.total, small),
         }
 
     def write(self, wanted: Mapping[str, str]) -> dict[str, Any]:
         """Write the plan file, and say where it is."""
         found = self.plan(wanted)
-        path = (
-            self.out
-            / f"plan-{OPTION[found.budget.unit]}-{wanted['amount']}{'MB' * (found.budget.unit == 'bytes')}.json"
-        )
+        unit = found.budget.unit
+        amount = f"{found.budget.amount / explore_page.SCALE[unit]:g}{'MB' * (unit == 'bytes')}"
+        path = self.out / f"plan-{OPTION[unit]}-{amount}.json"
         if path.exists():
             raise OutputError(f"{path} exists; remove it, or start 'gossamer explore' with another --out.")
         write_json(path, found.to_json())
-        return {"path": str(path)}
+        where = [] if self.work.resolve() == default_work().resolve() else ["--work", str(self.work)]
+        return {"path": str(path), "command": shlex.join(["gossamer", "apply", str(path), "--out", "DIR", *where])}
+
+
+def _said(model: str, s: Settings) -> str:
+    return f"{model}, {s.text or 'own writing'}, {s.metric}, {'+'.join(s.structures)}, {s.allocator}"
 
 
 def serve(desk: Desk, port: int) -> ThreadingHTTPServer:
@@ -145,15 +174,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if not self._for_us():
             return
-        if not secrets.compare_digest(self.headers.get("X-Gossamer", ""), self.desk.token):
+        if not secrets.compare_digest(self.headers.get("X-Gossamer", "").encode(), self.desk.token.encode()):
             self._send(403, "text/plain", "Only the page itself may write; reload it.\n")
-            return
-        body = self.rfile.read(min(int(self.headers.get("Content-Length") or 0), 10_000))
-        self._json(lambda: self.desk.write(json.loads(body)))
+        elif urlsplit(self.path).path != "/write":
+            self._send(404, "text/plain", "There is nothing here.\n")
+        else:
+            self._json(lambda: self.desk.write(json.loads(self._body())))
+
+    def _body(self) -> bytes:
+        """At most 10 kB; raises `ValueError` where the request does not say how much there is."""
+        return self.rfile.read(min(abs(int(self.headers.get("Content-Length", ""))), 10_000))
 
     def _for_us(self) -> bool:
         """Refuse what another site's page sends here under a name of its own."""
-        name = (self.headers.get("Host") or "").rpartition(":")[0]
+        name = self.headers.get("Host", "").partition(":")[0]  # port 80 is not said
         if name not in (LOOPBACK, "localhost"):
             self._send(403, "text/plain", f"Open this page as http://{LOOPBACK}.\n")
         return name in (LOOPBACK, "localhost")
@@ -163,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
             found = make()
         except GossamerError as error:
             found = {"error": str(error)}
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             found = {"error": "The request was not understood; reload the page."}
         self._send(200, "application/json", json.dumps(found))
 

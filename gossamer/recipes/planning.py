@@ -46,6 +46,7 @@ class Bundles:
     def __init__(self, offer: Offer, allocator: str) -> None:
         self._offer, self._allocator = offer, allocator
         self._made: dict[Unit, list[budgets.Bundle]] = {}
+        self._lines: dict[Unit, tuple[tuple[float, float], ...]] = {}
 
     def of(self, unit: Unit) -> list[budgets.Bundle]:
         if unit not in self._made:
@@ -54,6 +55,12 @@ class Bundles:
             joints = joints_for(offer.joints, offer.settings, self._allocator)
             self._made[unit] = bundled(offer.curves, joints, ties, unit)
         return self._made[unit]
+
+    def frontier(self, unit: Unit) -> tuple[tuple[float, float], ...]:
+        """(amount of a budget, least predicted loss) pairs; between two of them plans lie on or just above the line."""
+        if unit not in self._lines:
+            self._lines[unit] = _frontier(self._offer, self.of(unit), unit)
+        return self._lines[unit]
 
 
 def make_plan(offer: Offer, budget: Budget, allocator: str, bundles: Bundles | None = None) -> Plan:
@@ -103,11 +110,18 @@ def planned(offer: Offer, budget: Budget, allocator: str, choices: Mapping[str, 
 
 def asked(note: Path) -> tuple[str, Settings]:
     """The model, as named, and the settings of an offer that `pricing.remember` noted; raises as `remembered`."""
-    found = read_json(note)
     try:
+        found = _current(note)
         return found["model"], _settings(found)
     except (KeyError, TypeError) as error:
         raise _damaged(note, error) from error
+
+
+def _current(note: Path) -> Any:
+    found = read_json(note)
+    if found["format"] != FORMAT:
+        raise WorkError(f"{note} was written by another version of gossamer; run 'gossamer plan' again.")
+    return found
 
 
 def _settings(found: Any) -> Settings:
@@ -120,10 +134,8 @@ def _damaged(note: Path, error: Exception) -> WorkError:
 
 def remembered(note: Path) -> Offer:
     """The offer that `pricing.remember` noted, with its curves; raises `WorkError` where a file does not fit."""
-    found = read_json(note)
     try:
-        if found["format"] != FORMAT:
-            raise WorkError(f"{note} was written by another version of gossamer; run 'gossamer plan' again.")
+        found = _current(note)
         settings = _settings(found)
         sites = tuple(Site(**{**row, "shape": tuple(row["shape"])}) for row in found["sites"])
         named, kinds = {site.name: site for site in sites}, {k.name: k for k in narrowing(settings.structures)}
@@ -166,7 +178,7 @@ def landscape(offer: Offer, plans: Sequence[Plan], bundles: Bundles | None = Non
         unit=offer.metric.unit,
         dense=dense,
         total=offer.total,
-        frontiers={unit: _frontier(offer, bundles.of(unit), dense, unit) for unit in get_args(Unit)},
+        frontiers={unit: bundles.frontier(unit) for unit in get_args(Unit)},
         weights=tuple(_weight(site, offer, curves[site.name]) for site in offer.sites),
         budget=plans[0].budget,
         choices=plans[0].choices,
@@ -174,10 +186,8 @@ def landscape(offer: Offer, plans: Sequence[Plan], bundles: Bundles | None = Non
     )
 
 
-def _frontier(
-    offer: Offer, bundles: Sequence[budgets.Bundle], dense: Cost, unit: Unit
-) -> tuple[tuple[float, float], ...]:
-    """(amount of a budget, least predicted loss) pairs; between two of them plans lie on or just above the line."""
+def _frontier(offer: Offer, bundles: Sequence[budgets.Bundle], unit: Unit) -> tuple[tuple[float, float], ...]:
+    dense = sum((curve.dense.cost for curve in offer.curves), NO_COST)
     found = frontier([bundle.curve for bundle in bundles], unit)
     fixed = offer.total.of(unit) - dense.of(unit)
     shown = _spread(found, POINTS)

@@ -153,7 +153,6 @@ def price_model(
     )
     curves = tuple(replace(curve, influence=influences.get(curve.site, 1.0)) for curve in curves)
     total = total_cost(opened.model)
-    remember(Offer(name, opened.digest, settings, total, found, curves, joints), itemsize_of(opened), prepared)
     clock.lap("price")
     return Priced(
         opened=opened,
@@ -257,15 +256,19 @@ def _priced(
     return curves, joints, folder, notes
 
 
-def remember(offer: Offer, itemsize: int, folder: Path) -> None:
-    """Note beside the prices what they belong to, so that a plan can be made from them without opening the model."""
+def remember(priced: Priced) -> None:
+    """Note beside the prices what they belong to, so that a plan can be made from them without opening the model.
+
+    To be called when all that a plan needs lies there: a note is a promise.
+    """
+    offer = priced.offer
     note = {
         "format": FORMAT,
         "model": offer.model,
         "digest": offer.digest,
         "settings": asdict(offer.settings),
         "total": asdict(offer.total),
-        "itemsize": itemsize,
+        "itemsize": itemsize_of(priced.opened),
         "sites": [asdict(site) for site in offer.sites],
         "joints": [
             {
@@ -278,7 +281,7 @@ def remember(offer: Offer, itemsize: int, folder: Path) -> None:
         ],
         "influences": {curve.site: curve.influence for curve in offer.curves if curve.influence != 1.0},
     }
-    path = folder / f"asked-{identity_digest({k: note[k] for k in ('model', 'settings')})}.json"
+    path = priced.factors / f"asked-{identity_digest({k: note[k] for k in ('model', 'settings')})}.json"
     if not path.exists():
         write_json(path, note)
 

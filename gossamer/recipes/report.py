@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gossamer.checkpoints import saving
 from gossamer.checkpoints.store import read_json, write_text
-from gossamer.errors import OutputError, WorkError
+from gossamer.errors import WorkError
 from gossamer.reports import compare_page, report_page, taught_page
 from gossamer.reports._words import judged
 
@@ -18,13 +19,14 @@ def report(folder: Path | str, out: Path | str | None = None, beside: Sequence[P
 
     What was measured of the folders in `beside`, other compressed forms of the same model, stands beside it.
     Raises `WorkError` where a folder holds nothing that can be shown, where a file in it is damaged, and where figures
-    were not measured alike.
+    were not measured alike, and `OutputError` where another file than the folder's own page would be overwritten.
     """
     folder = Path(folder)
     kind = _kind(folder)
-    out = Path(out) if out is not None else folder / f"{'compare' if kind == 'compare' else 'report'}.html"
-    if out.is_dir():
-        raise OutputError(f"{out} is a folder; give --out the name of a file.")
+    own = folder / f"{'compare' if kind == 'compare' else 'report'}.html"
+    out = Path(out or own)
+    if out.resolve() != own.resolve():  # a folder's own page may be drawn again
+        saving.new_file(out)
     if beside and kind != "report":
         raise WorkError(
             f"{folder} holds no report.json to put others beside; give the folder of a 'gossamer compress'."

@@ -1,8 +1,13 @@
 """Amounts as people write them."""
 
+from collections.abc import Mapping
+
 from gossamer.vocabulary import Unit
 
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+OPTION: Mapping[Unit, str] = {"params": "keep", "macs": "macs", "bytes": "bytes", "bits": "bits"}
+"""What the command line calls a budget in this unit."""
 
 
 def counts(unit: Unit, layers: str = "linear layers") -> str:

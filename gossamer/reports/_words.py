@@ -6,6 +6,8 @@ from typing import Any
 from gossamer.reports._amounts import size
 
 Json = Mapping[str, Any]
+LOSS = "nats per token"
+"""The unit of a predicted loss that measured losses have too."""
 
 
 def timed(speed: Mapping[str, Any]) -> str:

@@ -7,12 +7,11 @@ from typing import Any
 from gossamer.reports import _charts
 from gossamer.reports._amounts import axis
 from gossamer.reports._page import chart, document, table
-from gossamer.reports._words import judged
+from gossamer.reports._words import LOSS, judged
 from gossamer.reports.terminal import layers_of, leads, what_is_compared, winners
 from gossamer.vocabulary import Unit, labelled
 
 Json = Mapping[str, Any]
-LOSS = "nats per token"
 
 
 def page(comparison: Json) -> str:

@@ -2,31 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import ceil, floor
+from math import ceil, floor, log10
 from typing import Any
 
 from gossamer.reports import _charts
 from gossamer.reports._amounts import axis, counts, many, size
-from gossamer.reports._page import chart, document, table
+from gossamer.reports._page import chart, document, note, table
 from gossamer.reports._pictures import MAP, model_data
 from gossamer.vocabulary import Cost, Unit
 
 Json = Mapping[str, Any]
-SCALE: Mapping[Unit, float] = {"params": 1.0, "macs": 1.0, "bytes": 1e6}
+SCALE: Mapping[Unit, float] = {"params": 1.0, "macs": 1.0, "bytes": 1e6, "bits": 1.0}
 """What one step of the unit's number on the page stands for in a budget."""
 
 
-def page(land: Json, *, of: str, others: Mapping[str, str], token: str) -> str:
+def page(land: Json, *, of: str, others: Mapping[str, str], token: str, unread: Sequence[str] = ()) -> str:
     """The page of the model `of`; `others` are all that the working folder holds, by identity.
 
+    `unread` says what it holds beside them that cannot be shown, and why.
     `token` proves to the server that a request to write comes from this page.
     """
-    units = [_unit(unit, land) for unit in SCALE]
+    units = sliders(land["frontiers"], land["dense"], land["total"])
     data = model_data(land) | {"units": units, "of": of, "token": token, "frontiers": land["frontiers"]}
-    for unit in SCALE:
+    for unit in (slider["name"] for slider in units):
         line = land["frontiers"][unit]
         data["charts"][f"frontier {unit}"] = _charts.frontier(line, [], unit, f"loss, {land['unit']}", axis(unit))
-    body = f"{_board(units, of, others)}{_now(land)}{MAP}"
+    body = f"{''.join(note(f'Left out: {why}') for why in unread)}{_board(units, of, others)}{_now(land)}{MAP}"
     return document(land["model"], "Explore budgets", body, data, asks=True)
 
 
@@ -37,29 +38,29 @@ def figures(dense: Cost, total: Cost, small: Cost) -> dict[str, list[str]]:
         "params": [many(small.params, dense.params), many(dense.params), f"{small.params / dense.params:.3f}"],
         "macs": [many(small.macs, dense.macs), many(dense.macs), f"{small.macs / dense.macs:.3f}"],
         "bytes": [size(whole, total.bytes), size(total.bytes), f"{whole / total.bytes:.3f}"],
+        "bits": [f"{c.bits / dense.params:.2f}" for c in (small, dense)] + [f"{small.bytes / dense.bytes:.3f}"],
     }
 
 
-def _unit(unit: Unit, land: Json) -> dict[str, Any]:
-    """The slider's range: from the smallest plan there is to just below the dense model."""
-    line, scale = land["frontiers"][unit], SCALE[unit]
-    most = land["total"]["bytes"] / scale if unit == "bytes" else 1.0
-    step = 0.005 if unit != "bytes" else 10.0 ** floor(len(str(int(most))) - 3)
-    least = ceil(line[0][0] / scale / step + 1e-9) * step
-    top = (ceil(most / step) - 1) * step
-    start = (
-        land["budget"]["amount"] / scale
-        if land["budget"]["unit"] == unit
-        else least + round(0.7 * (top - least) / step) * step
-    )
+def sliders(frontiers: Mapping[Unit, Any], dense: Json, total: Json) -> list[dict[str, Any]]:
+    """The sliders of all units in which there is room below the dense model; the costs are JSON."""
+    most = {"params": 1.0, "macs": 1.0, "bytes": total["bytes"] / 1e6, "bits": 8 * dense["bytes"] / dense["params"]}
+    found = (_slider(unit, frontiers[unit][0][0] / SCALE[unit], most[unit]) for unit in SCALE)
+    return [slider for slider in found if slider["min"] <= slider["max"]]
+
+
+def _slider(unit: Unit, least: float, most: float) -> dict[str, Any]:
+    """From the smallest plan there is to just below the dense model, beginning at three tenths of the way down."""
+    step = {"bytes": 10.0 ** (floor(log10(most)) - 2), "bits": 0.05}.get(unit, 0.005)
+    low, high = ceil(least / step + 1e-9), ceil(most / step) - 1
     return {
         "name": unit,
-        "of": "MB" if unit == "bytes" else "",
-        "scale": scale,
-        "min": round(least, 6),
-        "max": round(top, 6),
+        "of": {"bytes": "MB", "bits": "bits"}.get(unit, ""),
+        "scale": SCALE[unit],
+        "min": round(low * step, 6),
+        "max": round(high * step, 6),
         "step": step,
-        "start": round(start, 6),
+        "start": round((low + round(0.7 * (high - low))) * step, 6),
     }
 
 
@@ -88,6 +89,7 @@ def _now(land: Json) -> str:
             ("params", "parameters, linear layers"),
             ("macs", "multiply-adds a token, linear layers"),
             ("bytes", "size, whole model"),
+            ("bits", "bits a weight, linear layers"),
         )
     ]
     place = chart("frontier", "Least predicted loss over the budget", "")

@@ -3,20 +3,18 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import exp
+from pathlib import PurePath
 from typing import Any
 
 from gossamer.errors import WorkError
 from gossamer.reports import _charts
-from gossamer.reports._amounts import amount, axis, counts, many, rate, size
+from gossamer.reports._amounts import OPTION, amount, axis, counts, many, rate, size
 from gossamer.reports._layers import check
 from gossamer.reports._page import chart, document, facts, note, table
 from gossamer.reports._pictures import MAP, model_data
-from gossamer.reports._words import apart, method, ran, text, timed
-from gossamer.vocabulary import counted
+from gossamer.reports._words import LOSS, apart, method, ran, text, timed
+from gossamer.vocabulary import counted, perplexity
 
-LOSS = "nats per token"
-"""The unit that measured losses have too."""
 Json = Mapping[str, Any]
 
 
@@ -59,8 +57,7 @@ def _lead(report: Json) -> str:
         f"the weights take {size(whole[0])} instead of {size(whole[1])}."
     )
     if score["nats"] is not None:
-        old, new = exp(min(score["dense_nats"], 700)), exp(min(score["nats"], 700))
-        said += f" Perplexity goes from {old:.2f} to {new:.2f}."
+        said += f" Perplexity goes from {perplexity(score['dense_nats']):.2f} to {perplexity(score['nats']):.2f}."
     what = apart(score["nats"])
     return f"{said} {what[0].upper()}{what[1:]}: {score['divergence']:.4f}."
 
@@ -82,7 +79,7 @@ def _figures(report: Json, beside: Mapping[str, Json]) -> str:
             more = [written(o[key][unit], dense) if key in o else "–" for o in others]
             rows.append((f"{name}, {what}", written(dense), written(small, dense), _bar(small / dense), *more))
     if score["nats"] is not None:
-        old, new, *each = (exp(min(nats, 700)) for nats in (score["dense_nats"], *_each("nats", report, others)))
+        old, new, *each = (perplexity(nats) for nats in (score["dense_nats"], *_each("nats", report, others)))
         rows.append(("perplexity", f"{old:.2f}", f"{new:.2f}", f"× {new / old:.3f}", *(f"{x:.2f}" for x in each)))
     mine, *theirs = (f"{x:.4f}" for x in _each("divergence", report, others))
     rows.append((apart(score["nats"]), "0", mine, "", *theirs))
@@ -225,9 +222,12 @@ def _other(other: Json) -> str:
 
 
 def command(report: Json) -> str:
-    """The command line that asks for the same."""
+    """The command line that asks for the same: where a plan was applied, the plan in the folder is that plan."""
+    if report["asked"].get("applied"):
+        words = ["gossamer", "apply", str(PurePath(report["out"]) / "plan.json"), "--out", "again"]
+        return shlex.join([*words, *_test(report)])
     settings, budget = report["asked"]["settings"], report["asked"]["budget"]
-    option = {"params": "--keep", "macs": "--macs", "bytes": "--bytes", "bits": "--bits"}[budget["unit"]]
+    option = f"--{OPTION[budget['unit']]}"
     how = ["--metric", settings["metric"], "--structures", ",".join(settings["structures"])]
     how += ["--allocator", settings["allocator"], *(["--tie"] if settings["tie"] else [])]
     return shlex.join(_words(report, [option, f"{budget['amount']:.12g}"], report["out"], how))
@@ -235,13 +235,17 @@ def command(report: Json) -> str:
 
 def _words(report: Json, budget: Sequence[str], out: str, how: Sequence[str]) -> list[str]:
     """A command line that judges under the same protocol."""
-    asked, settings = report["asked"], report["asked"]["settings"]
-    judged = report["score"]["protocol"]["source"]
+    settings = report["asked"]["settings"]
     words = ["gossamer", "compress", report["model"], *budget, "--out", out]
     if settings["text"] is not None:
         words += ["--text", settings["text"]]
-    if judged != asked["calibration"]["source"]:
-        words += ["--test", judged]
+    words += _test(report)
     words += ["--tokens", str(settings["tokens"]), "--window", str(settings["window"]), "--seed", str(settings["seed"])]
     words += [*how, "--dtype", settings["dtype"], *(["--embeddings"] if settings["embeddings"] else [])]
     return words
+
+
+def _test(report: Json) -> list[str]:
+    """What names the text that judged, where it is another one."""
+    judged = report["score"]["protocol"]["source"]
+    return [] if judged == report["asked"]["calibration"]["source"] else ["--test", judged]

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from html import escape
-from math import exp
 from typing import Any
 
 from gossamer.reports._amounts import amount, many, size
 from gossamer.reports._page import document, facts, table
 from gossamer.reports._words import apart, method, ran, text
+from gossamer.vocabulary import perplexity
 
 Json = Mapping[str, Any]
 DONE = {"heal": "healed", "refine": "refined"}
@@ -47,7 +47,7 @@ def _figures(verb: str, taught: Json) -> str:
     before, after = taught["before"], taught["after"]
     if after["nats"] is not None:
         nats = (after["dense_nats"], before["nats"], after["nats"])
-        rows.append(("perplexity", *(f"{exp(min(x, 700)):.2f}" for x in nats)))
+        rows.append(("perplexity", *(f"{perplexity(x):.2f}" for x in nats)))
     rows.append((apart(after["nats"]), "0", f"{before['divergence']:.4f}", f"{after['divergence']:.4f}"))
     return f"<section><h2>What came out</h2>{table(('', 'dense', 'compressed', DONE[verb]), rows)}</section>"
 

@@ -1,11 +1,14 @@
 """The pages: made of what lies on disk, complete in one file, and clear about what is missing."""
 
 import html
+import http.client
 import io
 import json
+import os
 import re
 import shlex
 import shutil
+import threading
 from dataclasses import replace
 
 import pytest
@@ -14,7 +17,7 @@ from rich.console import Console
 
 from gossamer import Budget, plan, settings
 from gossamer.errors import WorkError
-from gossamer.recipes.explore import Desk
+from gossamer.recipes.explore import LOOPBACK, Desk, serve
 from gossamer.recipes.planning import Bundles, landscape, make_plan, remembered
 from gossamer.recipes.report import report
 from gossamer.reports import _charts, compare_page, explore_page, report_page, taught_page, terminal
@@ -227,6 +230,25 @@ def test_the_command_on_the_page_asks_for_the_same(compressed, run, tmp_path, wo
     assert again == made.document("plan.json")
 
 
+def test_a_plan_that_was_applied_is_applied_again(compressed, run, tmp_path, work):
+    """No budget leads to a plan that was edited: the page says how to carry out the plan in its folder."""
+    made = compressed("llama").document("plan.json")
+    first = next(iter(made["choices"]))
+    made["choices"][first] = {"structure": "dense", "size": 32}
+    (tmp_path / "edited.json").write_text(json.dumps(made))
+    told = run("apply", tmp_path / "edited.json", "--out", tmp_path / "out", "--work", work)
+    assert told.code == 0, told.err
+    words = shlex.split(report_page.command(json.loads((tmp_path / "out" / "report.json").read_text())))
+    assert words == ["gossamer", "apply", str(tmp_path / "out" / "plan.json"), "--out", "again"]
+
+
+def test_only_a_page_of_its_own_is_drawn_over(small, refused, tmp_path):
+    (tmp_path / "precious.txt").write_text("precious")
+    assert "precious.txt exists" in refused("report", small, "--out", tmp_path / "precious.txt")
+    assert (tmp_path / "precious.txt").read_text() == "precious"
+    assert report(small, small / "report.html") == small / "report.html"
+
+
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_every_kind_of_model_has_a_page(kind, compressed):
     page = (compressed(kind).folder / "report.html").read_text(encoding="utf-8")
@@ -332,6 +354,25 @@ def test_so_do_those_of_methods_that_look_at_more(method, model_folder, tiny_set
     made = plan(str(model_folder("llama")), budget, chosen, work=tmp_path)
     (note,) = tmp_path.glob("curves-*/asked-*.json")
     assert make_plan(remembered(note), budget, chosen.allocator) == made
+    assert data_of(Desk(tmp_path, tmp_path).page())["choices"].keys() == made.choices.keys()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "units"),
+    [({"method": "gptq"}, ["bytes", "bits"]), ({"method": "mixed", "structures": ("neurons",)}, None)],
+)
+def test_explore_offers_the_units_in_which_there_is_room(chosen, units, model_folder, tiny_settings, tmp_path):
+    open_ones = {k: getattr(tiny_settings, k) for k in ("text", "tokens", "window")}
+    total = sum(f.stat().st_size for f in model_folder("llama").glob("*.safetensors"))
+    budget = Budget(unit="bytes", amount=0.8 * total)
+    plan(str(model_folder("llama")), budget, settings(**chosen, **open_ones), work=tmp_path)
+    desk = Desk(tmp_path, tmp_path)
+    shown = data_of(desk.page())
+    assert [slider["name"] for slider in shown["units"]] == (units or ["params", "macs", "bytes", "bits"])
+    for slider in shown["units"]:
+        for end in ("min", "start", "max"):
+            answer = desk.answer({"of": shown["of"], "unit": slider["name"], "amount": str(slider[end])})
+            assert answer["x"] <= slider[end]
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -422,6 +463,85 @@ def test_explore_refuses_what_it_cannot_plan_with(offer, refused, tmp_path):
         note.write_text(json.dumps(spoilt))
         with pytest.raises(WorkError, match=said):
             Desk(tmp_path / "work", tmp_path).page()
+
+
+def test_explore_leaves_out_what_it_cannot_read(offer, tmp_path):
+    work = shutil.copytree(offer[0], tmp_path / "work")
+    (note,) = work.glob("curves-*/asked-*.json")
+    other = shutil.copytree(note.parent, work / "curves-other")
+    (other / note.name).write_text(json.dumps({**json.loads(note.read_text()), "format": 0}))
+    (other / note.name).rename(other / "asked-older.json")
+    (other / "asked-newer.json").write_text(note.read_text())
+    (other / "curves.json").unlink()
+    os.utime(other / "asked-newer.json", (2e9, 2e9))
+    page = Desk(work, tmp_path).page()
+    assert data_of(page)["of"] == note.stem.removeprefix("asked-")
+    assert re.search("Left out: [^<]*asked-older.json was written by another version", page)
+    assert re.search("Left out: [^<]*curves.json cannot be read", page)
+    assert "of-model" not in page.partition("<script")[0]
+
+
+def test_what_was_only_inspected_or_not_finished_is_not_offered(run, model_folder, tiny, tmp_path, monkeypatch):
+    told = run("inspect", model_folder("llama"), "--method", "pivoted", *tiny, "--work", tmp_path)
+    assert told.code == 0, told.err
+
+    def stop(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr("gossamer.recipes.probing._rises", stop)
+    with pytest.raises(RuntimeError):
+        run("plan", model_folder("llama"), "--keep", "0.6", "--method", "asvd", *tiny, "--work", tmp_path)
+    assert len(list(tmp_path.glob("curves-*/curves.json"))) == 2
+    assert not list(tmp_path.glob("curves-*/asked-*.json"))
+
+
+@pytest.fixture
+def asking(offer, tmp_path):
+    """(what asks the explorer over HTTP, its desk, its folder for plans); the first gives status and body."""
+    desk = Desk(offer[0], tmp_path / "plans")
+    with serve(desk, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def ask(verb, path, body=None, **headers):
+            line = http.client.HTTPConnection(LOOPBACK, server.server_port, timeout=60)
+            line.request(verb, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            answer = line.getresponse()
+            return answer.status, answer.read().decode()
+
+        yield ask, desk, tmp_path / "plans"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1", 404), ("localhost:80", 404), ("evil.example", 403), ("evil.example:80", 403), ("", 403)],
+)
+def test_the_explorer_answers_under_its_own_name_only(host, status, asking):
+    assert asking[0]("GET", "/nothing", Host=host)[0] == status
+
+
+def test_the_explorer_answers_whatever_is_sent(asking, offer, capfd):
+    ask, desk, plans = asking
+    (of,) = (note.stem.removeprefix("asked-") for note in offer[0].glob("curves-*/asked-*.json"))
+    asked, token = {"of": of, "unit": "params", "amount": "0.6"}, {"X_Gossamer": desk.token}
+    assert ask("POST", "/write", json.dumps(asked))[0] == 403
+    assert ask("POST", "/write", json.dumps(asked), X_Gossamer="\u00e9")[0] == 403
+    assert ask("POST", "/elsewhere", json.dumps(asked), **token)[0] == 404
+    for body, more in (
+        ("{}", {"Content_Length": "two"}),
+        (json.dumps({**asked, "of": [of]}), {}),
+        (json.dumps({**asked, "amount": []}), {}),
+        ("[]", {}),
+        ("{", {}),
+    ):
+        status, told = ask("POST", "/write", body, **token, **more)
+        assert status == 200
+        assert "reload the page" in json.loads(told)["error"]
+    assert not plans.exists()
+    told = json.loads(ask("POST", "/write", json.dumps({**asked, "amount": " 0.6\n"}), **token)[1])
+    assert told["path"] == str(plans / "plan-keep-0.6.json")
+    assert shlex.split(told["command"])[-2:] == ["--work", str(offer[0])]
+    assert capfd.readouterr().err == ""
 
 
 # ── the terminal ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -262,7 +262,7 @@ async function write() {
   const asked = { of: data.of, unit: find("#unit").value, amount: String(data.amount) };
   const answer = await fetch("write", { method: "POST", headers: { "Content-Type": "application/json", "X-Gossamer": data.token }, body: JSON.stringify(asked) });
   const told = await answer.json();
-  say(told.error ?? `Written: ${told.path}. Carry it out with: gossamer apply ${told.path} --out DIR`);
+  say(told.error ?? `Written: ${told.path}. Carry it out with: ${told.command}`);
 }
 
 function buildExplorer() {
