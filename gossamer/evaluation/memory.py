@@ -18,12 +18,14 @@ def peak_bytes() -> int:
 
 
 def give_back() -> None:
-    """Return freed memory to the system: the C library of Linux keeps what lies between blocks in use.
-
-    Called where a step that needed much memory ends, so that the next one's comes in its place and not on top of it.
-    """
+    """Return the memory of a step that has ended, so that the next one's comes in its place and not on top of it."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Return freed memory to the system: the C library of Linux keeps what lies between blocks in use."""
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, other C libraries need not
-        if trim is not None:
-            trim(0)
+        release = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, other C libraries need not
+        if release is not None:
+            release(0)

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TOKENS = 128
+"""Read at once: enough for products of matrices to be what takes the time."""
+
 PASSES = 3
 """Of each model. The fastest counts, as what else the machine does only ever slows one down."""
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-PANEL = 256
+PANEL = 128
 """Columns per panel: small enough to skip most of the upper triangle, large enough for full matrix-product speed
-(two AVX-512 cores: 280 GFLOP/s counted as the full product, against 165 for the full product itself)."""
+(two AVX-512 cores: 280 GFLOP/s counted as the full product, as with 256, against 165 for the full product itself)."""
 
 
 def panels_numel(n: int) -> int:

@@ -21,7 +21,7 @@ from gossamer.evaluation import fidelity
 from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import give_back, peak_bytes
 from gossamer.evaluation.sample import samples
-from gossamer.evaluation.speed import tokens_a_second
+from gossamer.evaluation.speed import TOKENS, tokens_a_second
 from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
@@ -243,7 +243,8 @@ def carry_out(
     clock.lap("judge")
     paid = _paid(priced, small, plan)
     clock.lap("prices paid")
-    dense_speed, small_speed = tokens_a_second([priced.opened.model, small], windows.ids[0])
+    read = windows.ids[0, :TOKENS]
+    dense_speed, small_speed = tokens_a_second([priced.opened.model, small], read)
     clock.lap("speed")
     history = [
         {
@@ -271,7 +272,7 @@ def carry_out(
         unit=priced.metric.unit,
         rivals=rivals,
         rival_windows=race.windows if rivals else 0,
-        speed=Speed(window=windows.ids.shape[1], dense=dense_speed, compressed=small_speed),
+        speed=Speed(window=len(read), dense=dense_speed, compressed=small_speed),
         samples=written,
         seconds={**priced.seconds, **clock.laps},
         peak_memory=peak_bytes(),
