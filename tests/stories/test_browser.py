@@ -86,7 +86,7 @@ def test_the_report_draws(visit, small, look):
     assert drawn(page) == ["frontier", "against", "spectrum"]
     assert len(labels(page)) == 14
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.click("summary")
+    page.click(".weights summary")
     page.wait_for_selector(".weights tbody tr")
     assert page.locator(".weights tbody tr").count() == 14
 

@@ -359,7 +359,7 @@ def test_so_do_those_of_methods_that_look_at_more(method, model_folder, tiny_set
 
 @pytest.mark.parametrize(
     ("chosen", "units"),
-    [({"method": "gptq"}, ["bytes", "bits"]), ({"method": "mixed", "structures": ("neurons",)}, None)],
+    [({"name": "gptq"}, ["bytes", "bits"]), ({"name": "mixed", "structures": ("neurons",)}, None)],
 )
 def test_explore_offers_the_units_in_which_there_is_room(chosen, units, model_folder, tiny_settings, tmp_path):
     open_ones = {k: getattr(tiny_settings, k) for k in ("text", "tokens", "window")}
@@ -486,11 +486,12 @@ def test_what_was_only_inspected_or_not_finished_is_not_offered(run, model_folde
     assert told.code == 0, told.err
 
     def stop(*_):
-        raise RuntimeError
+        raise KeyboardInterrupt
 
     monkeypatch.setattr("gossamer.recipes.probing._rises", stop)
-    with pytest.raises(RuntimeError):
-        run("plan", model_folder("llama"), "--keep", "0.6", "--method", "asvd", *tiny, "--work", tmp_path)
+    words = ("--keep", "0.6", "--method", "asvd", *tiny, "--work", tmp_path, "--out", tmp_path / "plan.json")
+    assert run("plan", model_folder("llama"), *words).code != 0
+    assert not (tmp_path / "plan.json").exists()
     assert len(list(tmp_path.glob("curves-*/curves.json"))) == 2
     assert not list(tmp_path.glob("curves-*/asked-*.json"))
 
