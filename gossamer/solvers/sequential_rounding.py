@@ -52,7 +52,7 @@ class SequentialRounding(Solver):
             weight,
             rows[:, None] * columns,
             structure.sizes((m, n)),
-            lambda part, _, bits: _plain(part, structure, bits, columns),
+            lambda part, _, bits: plain(part, structure, bits, columns),
         )
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
@@ -70,7 +70,7 @@ class SequentialRounding(Solver):
         """Not the very matrix of `solve`, but one whose errors are of the same kind, without its loop."""
         assert isinstance(structure, QuantizedStructure) and isinstance(metric, KroneckerMetric)
         inputs, outputs = sides(metric)
-        own = weight - _plain(weight, structure, size, costs(inputs, weight.shape[1], weight))
+        own = weight - plain(weight, structure, size, costs(inputs, weight.shape[1], weight))
         return weight - passed_on(own, inputs, outputs)
 
 
@@ -113,8 +113,8 @@ def costs(one: Side | None, count: int, like: Tensor) -> Tensor:
     return like.new_ones(count) if one is None else one.cost
 
 
-def _plain(weight: Tensor, structure: QuantizedStructure, bits: int, costs: Tensor) -> Tensor:
-    """The weight rounded to nearest."""
+def plain(weight: Tensor, structure: QuantizedStructure, bits: int, costs: Tensor) -> Tensor:
+    """The weight rounded to nearest, on grids that count an error by its column's cost."""
     m, n = weight.shape
     length = structure.length((m, n))
     levels = structure.levels(bits)

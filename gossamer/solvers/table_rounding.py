@@ -11,12 +11,11 @@ from torch import Tensor
 
 from gossamer.expressions import Expression
 from gossamer.linalg.feedback import side
-from gossamer.linalg.grid import on_grid, row_grid, spread
 from gossamer.linalg.quotes import quoted
 from gossamer.metrics import Metric, TableMetric
 from gossamer.solvers._base import Solver
 from gossamer.solvers._estimate import estimated
-from gossamer.solvers.sequential_rounding import quantized
+from gossamer.solvers.sequential_rounding import plain, quantized
 from gossamer.solvers.table_svd import nearest_product
 from gossamer.structures import QuantizedStructure, Structure
 
@@ -36,15 +35,13 @@ class TableRounding(Solver):
         """`sizes` the structure offers for this table, and their `errors`."""
         assert isinstance(structure, QuantizedStructure) and isinstance(metric, TableMetric)
         rows, form = nearest_product(metric)
-        cost, shape = side(form).cost, (weight.shape[0], weight.shape[1])
-        length = structure.length(shape)
-
-        def rounding(part: Tensor, _: Tensor, bits: int) -> Tensor:
-            levels = structure.levels(bits)
-            scales, points = row_grid(part, cost, length, levels, zeros=structure.zeros)
-            return on_grid(part, spread(scales, length, shape[1]), spread(points, length, shape[1]), levels)
-
-        return estimated(weight, rows[:, None] * cost, structure.sizes(shape), rounding)
+        columns = side(form).cost
+        return estimated(
+            weight,
+            rows[:, None] * columns,
+            structure.sizes((weight.shape[0], weight.shape[1])),
+            lambda part, _, bits: plain(part, structure, bits, columns),
+        )
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
         return quoted(prepared, sizes)

@@ -144,8 +144,8 @@ def test_an_encoder_s_unreached_layer_counts_and_stays(spend):
     assert json.loads((out / "plan.json").read_text())["choices"]["pooler.dense"]["structure"] == "dense"
 
 
-def test_a_budget_that_the_unreached_layer_alone_exceeds(refused, model_folder, tiny, tmp_path):
+def test_a_budget_that_the_unreached_layer_alone_exceeds(refused, model_folder, tiny, work, tmp_path):
     """That a layer is never reached shows in what was measured, so this cannot be told before."""
-    words = ("--keep", "0.05", "--out", tmp_path / "out")
+    words = ("--keep", "0.05", "--out", tmp_path / "out", "--work", work)
     assert "smallest possible" in refused("compress", model_folder("bert"), *words, *tiny)
     assert not list(tmp_path.iterdir())
