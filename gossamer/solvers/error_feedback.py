@@ -41,6 +41,7 @@ class ErrorFeedback(Solver):
     """Not exact: the order is fixed and the choice greedy."""
 
     exact = False
+    fed_back = True
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         correlated = issubclass(metric, KroneckerMetric) and not issubclass(metric, DiagonalMetric | Identity)

@@ -24,6 +24,7 @@ class TableRounding(Solver):
     """Priced as by `sequential_rounding`; of a tied table in the product nearest to the sum of its uses."""
 
     exact = False
+    fed_back = True
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         return issubclass(structure, QuantizedStructure) and issubclass(metric, TableMetric)

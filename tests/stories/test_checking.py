@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gossamer.recipes import checking
+from gossamer.recipes import checking, pricing
 from gossamer.recipes.menus import narrowing, rewriting
 from gossamer.recipes.prices import weight_of
 from gossamer.recipes.pricing import price_model
@@ -81,6 +81,15 @@ def test_a_layer_that_the_checked_tokens_do_not_reach_keeps_its_price(priced):
     silent = [checking.Trial("low_rank", torch.zeros(priced.sites[0].shape, dtype=torch.bfloat16), 0.5)]
     found = checking.factors(priced.opened, {name: silent}, priced.calibration, seed=0)
     assert found == {name: {"low_rank": 1.0}}
+
+
+@pytest.mark.parametrize("form", ["sparse", "symmetric_32"])
+def test_an_error_that_was_fed_back_is_not_checked(form, model_folder, tiny_settings, monkeypatch, work):
+    """It was made small on the very text that would check it."""
+    seen = []
+    monkeypatch.setattr(pricing, "factors", lambda opened, trials, *_, **__: seen.append(trials) or {})
+    price_model(str(model_folder("llama")), replace(tiny_settings, structures=(form,), seed=3), work=work)
+    assert seen == [{}]
 
 
 def test_a_metric_that_is_no_loss_is_not_checked(priced, model_folder, work):
