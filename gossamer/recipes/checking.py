@@ -15,7 +15,7 @@ from gossamer.vocabulary import Progress, silent
 REFERENCE = 0.7
 """Share of a weight's numbers that the checked expression keeps."""
 
-TOKENS = 2_048
+TOKENS = 1_024
 """Read for the check, in windows from all over the calibration text."""
 
 MOST = 4.0

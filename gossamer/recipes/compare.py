@@ -183,7 +183,7 @@ def _cells(
         small = build(priced, [plan for plan in plans if isinstance(plan, Plan)], progress=progress)
         solved = time.monotonic()
         windows = _windows(priced.opened, test, test_tokens, test_window)
-        scores = fidelity.compare(priced.opened.model, small, windows, progress=progress) if small else []
+        scores = fidelity.compare(priced.recalled, small, windows, progress=progress) if small else []
     except GossamerError as error:
         return [{"failed": beyond.get(budget, str(error))} for budget in budgets]
     seconds = {

@@ -320,9 +320,9 @@ def _paid(priced: Priced, small: Any, plan: Plan) -> float:
 
 
 def _trial(priced: Priced, test: str | None) -> tuple[Any, Windows]:
-    """The dense model and the windows that judge; what it says of the held-out ones need not be worked out twice."""
+    """The dense model, which need not work out twice what it says, and the windows that judge."""
     cut = _trial_text(priced.opened, test, priced.settings)
-    return (priced.recalled, priced.held_out) if cut is None else (priced.opened.model, cut)
+    return priced.recalled, priced.held_out if cut is None else cut
 
 
 def _trial_text(opened: Opened, test: str | None, settings: Settings) -> Windows | None:

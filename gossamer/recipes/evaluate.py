@@ -8,12 +8,12 @@ from typing import Any
 from gossamer import data
 from gossamer.checkpoints import plugin, saving
 from gossamer.checkpoints.opening import open_model, open_original
-from gossamer.checkpoints.store import write_json
+from gossamer.checkpoints.store import Workspace, write_json
 from gossamer.data import Windows
 from gossamer.errors import ModelError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import samples
-from gossamer.recipes.measuring import default_work, shortened, windows_of
+from gossamer.recipes.measuring import default_work, recalled, shortened, windows_of
 from gossamer.vocabulary import Progress, Score, silent
 
 
@@ -75,7 +75,7 @@ def evaluate(
     last = skipped + max(1, tokens // length) if tokens else None
     windows = replace(windows, ids=windows.ids[skipped:last])
     reference = original or opened
-    score = fidelity.compare(reference.model, [opened.model], windows, progress=progress)[0]
+    score = fidelity.compare(recalled(reference, Workspace(cache)), [opened.model], windows, progress=progress)[0]
     models = {"dense": original.model, "compressed": opened.model} if original else {"model": opened.model}
     found = Evaluation(
         model=name,

@@ -91,9 +91,9 @@ class _Observer:
             inputs = args[0].detach().reshape(-1, *(() if site.role == "embedding" else site.shape[1:]))
             self.sums.counts[site.name] += len(inputs)
             if site.reads == site.name:
-                _check(inputs, site, "inputs")
+                finite = _finite(inputs, site, "inputs")
                 for name in self.by_reads[INPUTS]:
-                    statistic_at(name, site).add(self.sums.totals[name][site.name], inputs, None)
+                    statistic_at(name, site).add(self.sums.totals[name][site.name], finite, None)
             if self.gradients and output.requires_grad:
                 kept = inputs if self.by_reads[BOTH] else None
                 output.register_hook(lambda gradient: self._gradient(site, kept, gradient))
@@ -101,20 +101,22 @@ class _Observer:
         return seen
 
     def _gradient(self, site: Site, inputs: Tensor | None, gradient: Tensor) -> None:
-        gradient = gradient.detach().reshape(-1, site.applied[0])
-        _check(gradient, site, "gradients")
+        gradient = _finite(gradient.detach().reshape(-1, site.applied[0]), site, "gradients")
         for name in self.by_reads[GRADIENTS]:
             statistic_at(name, site).add(self.sums.totals[name][site.name], None, gradient)
         for name in self.by_reads[BOTH]:
             statistic(name).add(self.sums.totals[name][site.name], inputs, gradient)
 
 
-def _check(values: Tensor, site: Site, what: str) -> None:
-    if not torch.isfinite(values.float().sum()):
+def _finite(values: Tensor, site: Site, what: str) -> Tensor:
+    """Token ids as they are, anything else in float32, once for all that is added up from it."""
+    values = values.float() if values.is_floating_point() else values
+    if not torch.isfinite(values.sum()):
         raise NumericsError(
             f"{site.name}: its {what} are not finite on the calibration text; check the model's weights, or run it in "
             "a wider number format."
         )
+    return values
 
 
 def shared_inputs(model: nn.Module, names: Sequence[str], tokens: Tensor) -> tuple[Any, Mapping[str, str]]:

@@ -31,7 +31,7 @@ def sampled_gradient(outputs: Any, generator: torch.Generator) -> Tensor:
     flat = output.reshape(-1, output.shape[-1])
     gradient = torch.empty_like(flat)
     for start in range(0, flat.shape[0], ROWS):
-        chances = flat[start : start + ROWS].float().softmax(-1)
+        chances = flat[start : start + ROWS].softmax(-1, dtype=torch.float32)
         cumulative = chances.cumsum(-1)
         draw = torch.rand(len(chances), 1, generator=generator).to(chances.device) * cumulative[:, -1:]
         label = torch.searchsorted(cumulative, draw).clamp_max_(flat.shape[1] - 1)

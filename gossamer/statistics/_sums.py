@@ -97,12 +97,12 @@ class Sums:
 class SumsFolder:
     """Finished sums on disk, a folder for each statistic, read one at a time.
 
-    A sum that several sites share is remembered until another one is asked for, as they come one after another.
+    The last of each statistic is remembered: it is looked at more than once, and sites that share one come in a row.
     """
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self.folders = folders
-        self._shared: tuple[Path, Tensor] | None = None
+        self._last: dict[str, tuple[Path, Tensor]] = {}
 
     def moments(self, site: Site, needs: Sequence[str]) -> Mapping[str, Tensor]:
         """The statistics of one site as means, in float64, each read when it is first looked at."""
@@ -111,14 +111,12 @@ class SumsFolder:
     def mean(self, name: str, site: Site) -> Tensor:
         """One statistic of one site; raises `WorkError` where its file is missing or damaged."""
         path = self.folders[name] / f"{owner(name, site)}.safetensors"
-        if self._shared and self._shared[0] == path:
-            return self._shared[1]
+        if name in self._last and self._last[name][0] == path:
+            return self._last[name][1]
         tensors, facts = read_tensors(path)
-        shared = statistic(name).reads == INPUTS
-        count = int(facts["count"] if shared else facts["tokens"])
+        count = int(facts["count"] if statistic(name).reads == INPUTS else facts["tokens"])
         mean = statistic_at(name, site).finished(tensors["sum"].double().div_(max(count, 1)), site.applied)
-        if shared:
-            self._shared = (path, mean)
+        self._last[name] = (path, mean)
         return mean
 
 
