@@ -260,7 +260,7 @@ def carry_out(
     found = Report(
         model=priced.opened.name,
         out="(not saved)" if out is None else str(out),
-        asked={"budget": asdict(plan.budget), "applied": applied, **identity_of(priced)},
+        asked={"budget": asdict(plan.budget), "test": test, "applied": applied, **identity_of(priced)},
         dense=sum((c.dense.cost for c in priced.curves), NO_COST),
         small=sum((o.cost for o in plan.choices.values()), NO_COST),
         dense_total=dense_total,

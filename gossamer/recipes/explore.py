@@ -20,7 +20,7 @@ from gossamer.recipes.planning import Bundles, asked, landscape, make_plan, reme
 from gossamer.recipes.pricing import Offer
 from gossamer.reports import explore_page
 from gossamer.reports._amounts import OPTION
-from gossamer.vocabulary import NO_COST, Budget, Plan, Settings
+from gossamer.vocabulary import NO_COST, Budget, Plan, Settings, counted
 
 LOOPBACK = "127.0.0.1"
 
@@ -65,15 +65,19 @@ class Desk:
         first = self._planned(of, self._start(of))
         with self._busy:
             land = landscape(offer, [first], self._bundles(of)).to_json()
-        return explore_page.page(land, of=of, others=self._names, token=self.token, unread=self._unread)
+        layers = counted(asdict(offer.settings))
+        return explore_page.page(
+            land, layers=layers, of=of, others=dict(self._names), token=self.token, unread=tuple(self._unread)
+        )
 
     def _newest(self) -> str:
         """The newest offer that can be read; those before it are noted, and offered no more."""
-        for of in list(self._names):
-            with self._noting():
-                self.offer(of)
-                return of
-            del self._names[of]
+        with self._busy:
+            for of in list(self._names):
+                with self._noting():
+                    self.offer(of)
+                    return of
+                del self._names[of]
         raise WorkError(self._unread[0])
 
     @contextmanager
@@ -158,9 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
     desk: Desk
 
     def do_GET(self) -> None:
-        path, asked = urlsplit(self.path).path, {k: v[0] for k, v in parse_qs(urlsplit(self.path).query).items()}
         if not self._for_us():
             return
+        path, asked = self._target()
         if path == "/":
             try:
                 self._send(200, "text/html", self.desk.page(asked.get("of")))
@@ -176,10 +180,18 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if not secrets.compare_digest(self.headers.get("X-Gossamer", "").encode(), self.desk.token.encode()):
             self._send(403, "text/plain", "Only the page itself may write; reload it.\n")
-        elif urlsplit(self.path).path != "/write":
+        elif self._target()[0] != "/write":
             self._send(404, "text/plain", "There is nothing here.\n")
         else:
             self._json(lambda: self.desk.write(json.loads(self._body())))
+
+    def _target(self) -> tuple[str, dict[str, str]]:
+        """The path that is asked for and what is asked of it; of what is no address an empty one."""
+        try:
+            found = urlsplit(self.path)
+        except ValueError:
+            return "", {}
+        return found.path, {name: values[0] for name, values in parse_qs(found.query).items()}
 
     def _body(self) -> bytes:
         """At most 10 kB; raises `ValueError` where the request does not say how much there is."""

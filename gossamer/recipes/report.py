@@ -1,6 +1,7 @@
 """The page of a folder, from the files in it: nothing is measured, and no model is opened."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,27 @@ def report(folder: Path | str, out: Path | str | None = None, beside: Sequence[P
             f"{folder} holds no report.json to put others beside; give the folder of a 'gossamer compress'."
         )
     found = _read(folder, kind)
-    others = {path: _standing(path) for path in map(Path, beside)}
-    try:
-        page = _page(folder, kind, found, _named(folder, found, others))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise WorkError(
-            f"{folder} was written by another version of gossamer, or changed by hand: {kind}.json or a file beside it "
-            f"does not have what the page shows ({error!r}); make it anew."
-        ) from error
+    with _legible(folder):
+        page = _page(folder, kind, found, {})
+    others: dict[Path, Any] = {}
+    for path in map(Path, beside):
+        with _legible(path):  # the page could be drawn without it
+            others[path] = _standing(path)
+            page = _page(folder, kind, found, _named(folder, found, others))
     write_text(out, page)
     return out
+
+
+@contextmanager
+def _legible(folder: Path) -> Iterator[None]:
+    """Raise `WorkError` where a file in `folder` lacks what the page shows."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise WorkError(
+            f"{folder} was written by another version of gossamer, or changed by hand: a file in it does not have what "
+            f"the page shows ({error!r}); make it anew."
+        ) from error
 
 
 def _kind(folder: Path) -> str:
@@ -81,14 +93,10 @@ def _standing(folder: Path) -> Any:
     found = _read(folder, kind)
     if kind == "compare":
         raise WorkError(f"{folder} holds a comparison, not a compressed model; give --beside the folder of one.")
-    try:
-        if kind != "report":
-            first, *later = found["history"]
-            then = [step["step"] for step in later]
-            found = {"asked": first, "then": then, "small_total": found["small_total"], "score": found["after"]}
-        _ = (found["asked"]["digest"], found["small_total"]["bytes"], found["score"]["protocol"]["ids_sha256"])
-    except (LookupError, TypeError, ValueError) as error:
-        raise WorkError(f"{folder} was written by another version of gossamer ({error!r}); make it anew.") from error
+    if kind != "report":
+        first, *later = found["history"]
+        then = [step["step"] for step in later]
+        found = {"asked": first, "then": then, "small_total": found["small_total"], "score": found["after"]}
     return found
 
 

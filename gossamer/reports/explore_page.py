@@ -16,8 +16,8 @@ SCALE: Mapping[Unit, float] = {"params": 1.0, "macs": 1.0, "bytes": 1e6, "bits":
 """What one step of the unit's number on the page stands for in a budget."""
 
 
-def page(land: Json, *, of: str, others: Mapping[str, str], token: str, unread: Sequence[str] = ()) -> str:
-    """The page of the model `of`; `others` are all that the working folder holds, by identity.
+def page(land: Json, *, layers: str, of: str, others: Mapping[str, str], token: str, unread: Sequence[str] = ()) -> str:
+    """The page of the model `of`, priced for its `layers`; `others` are all that the working folder holds, by identity.
 
     `unread` says what it holds beside them that cannot be shown, and why.
     `token` proves to the server that a request to write comes from this page.
@@ -25,9 +25,10 @@ def page(land: Json, *, of: str, others: Mapping[str, str], token: str, unread: 
     units = sliders(land["frontiers"], land["dense"], land["total"])
     data = model_data(land) | {"units": units, "of": of, "token": token, "frontiers": land["frontiers"]}
     for unit in (slider["name"] for slider in units):
-        line = land["frontiers"][unit]
-        data["charts"][f"frontier {unit}"] = _charts.frontier(line, [], unit, f"loss, {land['unit']}", axis(unit))
-    body = f"{''.join(note(f'Left out: {why}') for why in unread)}{_board(units, of, others)}{_now(land)}{MAP}"
+        line, title = land["frontiers"][unit], axis(unit, layers)
+        data["charts"][f"frontier {unit}"] = _charts.frontier(line, [], unit, f"loss, {land['unit']}", title)
+    left_out = "".join(note(f"Left out: {why}") for why in unread)
+    body = f"{left_out}{_board(units, layers, of, others)}{_now(land, layers)}{MAP}"
     return document(land["model"], "Explore budgets", body, data, asks=True)
 
 
@@ -64,8 +65,8 @@ def _slider(unit: Unit, least: float, most: float) -> dict[str, Any]:
     }
 
 
-def _board(units: Sequence[Json], of: str, others: Mapping[str, str]) -> str:
-    choice = "".join(f'<option value="{u["name"]}">{counts(u["name"])}</option>' for u in units)
+def _board(units: Sequence[Json], layers: str, of: str, others: Mapping[str, str]) -> str:
+    choice = "".join(f'<option value="{u["name"]}">{counts(u["name"], layers)}</option>' for u in units)
     models = "".join(
         f'<option value="{escape(key)}"{" selected" if key == of else ""}>{escape(name)}</option>'
         for key, name in others.items()
@@ -82,14 +83,14 @@ def _board(units: Sequence[Json], of: str, others: Mapping[str, str]) -> str:
     )
 
 
-def _now(land: Json) -> str:
+def _now(land: Json, layers: str) -> str:
     rows = [
         (label, *(f'<span id="figure-{name}-{i}">…</span>' for i in range(3)))
         for name, label in (
-            ("params", "parameters, linear layers"),
-            ("macs", "multiply-adds a token, linear layers"),
+            ("params", f"parameters, {layers}"),
+            ("macs", f"multiply-adds a token, {layers}"),
             ("bytes", "size, whole model"),
-            ("bits", "bits a weight, linear layers"),
+            ("bits", f"bits a weight, {layers}"),
         )
     ]
     place = chart("frontier", "Least predicted loss over the budget", "")

@@ -76,7 +76,7 @@ def _figures(report: Json, beside: Mapping[str, Json]) -> str:
             ("bytes", "size", size),
         ):
             dense, small = old[unit], report[key][unit]
-            more = [written(o[key][unit], dense) if key in o else "–" for o in others]
+            more = [written(o[key][unit], dense) if _told(key, o, report) else "–" for o in others]
             rows.append((f"{name}, {what}", written(dense), written(small, dense), _bar(small / dense), *more))
     if score["nats"] is not None:
         old, new, *each = (perplexity(nats) for nats in (score["dense_nats"], *_each("nats", report, others)))
@@ -91,12 +91,20 @@ def _figures(report: Json, beside: Mapping[str, Json]) -> str:
     said = f"Tokens a second: {timed(speed)}."
     if "–" in fast:
         said += " Where there is none (–), it was not measured, or elsewhere."
+    if not all(_told("small", o, report) for o in others):
+        said += " Of layers there is none (–) where it was not noted, or other weights were counted."
     shown = f'{table(heads, rows)}<p class="soft">{escape(said)}</p>{_wanted(report, beside)}'
     return f"<section><h2>What came out</h2>{shown}</section>"
 
 
 def _each(key: str, report: Json, others: Sequence[Json]) -> list[float]:
     return [o["score"][key] for o in (report, *others)]
+
+
+def _told(key: str, other: Json, report: Json) -> bool:
+    """Whether the other has this cost, and of the weights that the report counts."""
+    alike = counted(other["asked"]["settings"]) == counted(report["asked"]["settings"])
+    return key == "small_total" or (key in other and alike)
 
 
 def _same_machine(one: Json, other: Json) -> bool:
@@ -110,14 +118,16 @@ def _same_machine(one: Json, other: Json) -> bool:
 
 
 def _wanted(report: Json, beside: Mapping[str, Json]) -> str:
-    """How to put a quantized model beside, where nothing is."""
-    if beside or report["asked"]["budget"]["unit"] == "bits":
+    """How to put a quantized model beside, where nothing is and the report is not about one."""
+    dense, small = report["dense"], report["small"]
+    shorter = small["bytes"] * dense["params"] < dense["bytes"] * small["params"]
+    if beside or shorter:
         return ""
     same = _words(report, ["--bytes", str(report["small_total"]["bytes"])], "quantized", ["--method", "gptq"])
     draw = shlex.join(["gossamer", "report", report["out"], "--beside", "quantized"])
     return (
-        "<details><summary>No 4-bit baseline stands beside it</summary><p>These measure the quantized model of the same"
-        f" size, and draw it here:</p><pre><code>{escape(shlex.join(same))}\n{escape(draw)}</code></pre></details>"
+        "<details><summary>No quantized model of the same size stands beside it</summary><p>These measure "
+        f"one, and draw it here:</p><pre><code>{escape(shlex.join(same))}\n{escape(draw)}</code></pre></details>"
     )
 
 
@@ -134,7 +144,7 @@ def _charted(report: Json, landscape: Json, beside: Mapping[str, Json], charts: 
         marks += [
             {"x": _amount_used(report, other), "y": other["score"]["divergence"], "what": f"{name}, measured"}
             for name, other in beside.items()
-            if "small" in other
+            if _told("small_total" if asked["unit"] == "bytes" else "small", other, report)
         ]
     charts["frontier"] = _charts.frontier(
         landscape["frontiers"][asked["unit"]], marks, asked["unit"], f"loss, {unit}", title
@@ -225,7 +235,7 @@ def command(report: Json) -> str:
     """The command line that asks for the same: where a plan was applied, the plan in the folder is that plan."""
     if report["asked"].get("applied"):
         words = ["gossamer", "apply", str(PurePath(report["out"]) / "plan.json"), "--out", "again"]
-        return shlex.join([*words, *_test(report)])
+        return shlex.join([*words, *_test(report["asked"])])
     settings, budget = report["asked"]["settings"], report["asked"]["budget"]
     option = f"--{OPTION[budget['unit']]}"
     how = ["--metric", settings["metric"], "--structures", ",".join(settings["structures"])]
@@ -239,13 +249,12 @@ def _words(report: Json, budget: Sequence[str], out: str, how: Sequence[str]) ->
     words = ["gossamer", "compress", report["model"], *budget, "--out", out]
     if settings["text"] is not None:
         words += ["--text", settings["text"]]
-    words += _test(report)
+    words += _test(report["asked"])
     words += ["--tokens", str(settings["tokens"]), "--window", str(settings["window"]), "--seed", str(settings["seed"])]
     words += [*how, "--dtype", settings["dtype"], *(["--embeddings"] if settings["embeddings"] else [])]
     return words
 
 
-def _test(report: Json) -> list[str]:
-    """What names the text that judged, where it is another one."""
-    judged = report["score"]["protocol"]["source"]
-    return [] if judged == report["asked"]["calibration"]["source"] else ["--test", judged]
+def _test(asked: Json) -> list[str]:
+    """What names the text that judged, where one was given."""
+    return [] if asked["test"] is None else ["--test", asked["test"]]

@@ -69,7 +69,7 @@ def test_the_page_says_in_words_what_came_out(compressed):
         found["asked"]["digest"],
         found["asked"]["calibration"]["ids_sha256"],
         found["machine"]["torch"],
-        "No 4-bit baseline stands beside it",
+        "No quantized model of the same size stands beside it",
         f"read on this machine in windows of {found['speed']['window']}",
     ):
         assert said in page
@@ -113,7 +113,7 @@ def test_what_else_was_measured_stands_beside(small, quantized, run):
     told = run("report", small, "--beside", quantized)
     assert told.code == 0, told.err
     page = (small / "report.html").read_text()
-    assert "No 4-bit baseline" not in page
+    assert "No quantized model" not in page
     assert [c.split()[0] for c in _but_kept(cells_of(page, "whole model, size"))] == [
         f"{o['bytes'] / 1e3:.2f}" for o in (found["dense_total"], found["small_total"], other["small_total"])
     ]
@@ -146,7 +146,9 @@ def test_speed_of_another_machine_is_not_set_beside(small, quantized, tmp_path):
         (("asked", "digest"), "other", "not made from the same model"),
         (("score", "protocol", "ids_sha256"), "other", "only one protocol compares"),
         (("score", "protocol", "window"), 8, "only one protocol compares"),
-        (("score",), None, "another version"),
+        (("score",), None, "other was written by another version"),
+        (("asked", "budget"), None, "other was written by another version"),
+        (("small_total", "bytes"), "many", "other was written by another version"),
     ],
 )
 def test_what_was_measured_otherwise_cannot_stand_beside(entry, value, said, small, quantized, refused, tmp_path):
@@ -159,6 +161,17 @@ def test_what_was_measured_otherwise_cannot_stand_beside(entry, value, said, sma
     before = (small / "report.html").read_text()
     assert said in refused("report", small, "--beside", other)
     assert (small / "report.html").read_text() == before
+
+
+def test_layers_are_not_set_beside_where_other_weights_were_counted(small, quantized, tmp_path):
+    other = shutil.copytree(quantized, tmp_path / "other")
+    told = json.loads((other / "report.json").read_text())
+    told["asked"]["settings"]["embeddings"] = True
+    (other / "report.json").write_text(json.dumps(told))
+    page = report(small, beside=[other]).read_text()
+    assert cells_of(page, "linear layers, size")[3] == "–" != cells_of(page, "whole model, size")[3]
+    assert "other weights were counted" in page
+    assert "other" not in [m["what"].split(",")[0] for m in frontier_marks(page)]
 
 
 def test_only_a_compressed_model_stands_beside(small, refused, tmp_path):
@@ -180,6 +193,7 @@ def test_the_page_says_how_to_measure_the_baseline_that_it_lacks(compressed, run
     assert told.code == 0, told.err
     report(made.folder, tmp_path / "page.html", beside=[tmp_path / "quantized"])
     assert "quantized" in (tmp_path / "page.html").read_text()
+    assert "No quantized model" not in (tmp_path / "quantized" / "report.html").read_text()
 
 
 # ── what a training leaves ────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,6 +242,15 @@ def test_the_command_on_the_page_asks_for_the_same(compressed, run, tmp_path, wo
     assert told.code == 0, told.err
     again = json.loads((tmp_path / "again" / "plan.json").read_text())
     assert again == made.document("plan.json")
+
+
+def test_the_command_names_the_text_that_judged_even_if_it_is_the_one_read(run, model_folder, tiny, work, tmp_path):
+    """The whole of a text and the end of it are two protocols."""
+    words = ("--keep", "0.6", *tiny, "--test", tiny[1], "--work", work, "--out", tmp_path / "out")
+    told = run("compress", model_folder("llama"), *words)
+    assert told.code == 0, told.err
+    again = shlex.split(report_page.command(json.loads((tmp_path / "out" / "report.json").read_text())))
+    assert again[again.index("--test") + 1] == tiny[1]
 
 
 def test_a_plan_that_was_applied_is_applied_again(compressed, run, tmp_path, work):
@@ -299,7 +322,7 @@ def test_no_name_or_text_can_become_markup(compressed):
         report_page.page(found, None, missing=EVIL, beside={EVIL: found}),
         taught_page.page("heal", taught),
         compare_page.page(marked({"cells": {f"{key.replace(' ', f'{EVIL} ')}": c for key, c in cells.items()}})),
-        explore_page.page(land, of=EVIL, others={EVIL: EVIL, "other": EVIL}, token=EVIL),
+        explore_page.page(land, layers="linear layers", of=EVIL, others={EVIL: EVIL, "other": EVIL}, token=EVIL),
     ):
         assert html.escape(EVIL) in page
         assert "<img" not in page.partition("</header>")[2].partition("<script")[0]
@@ -454,6 +477,14 @@ def test_plans_that_share_their_bundles_are_those_made_alone(offer):
     assert landscape(found, first, shared) == landscape(found, first)
 
 
+def test_explore_says_which_layers_a_budget_counts(model_folder, tiny_settings, tmp_path):
+    chosen = replace(tiny_settings, structures=("low_rank",), embeddings=True)
+    plan(str(model_folder("llama")), Budget(unit="params", amount=0.6), chosen, work=tmp_path)
+    page = Desk(tmp_path, tmp_path).page()
+    assert "parameters of the linear layers and embeddings kept" in page
+    assert page.count("linear layers") == page.count("linear layers and embeddings")
+
+
 def test_explore_refuses_what_it_cannot_plan_with(offer, refused, tmp_path):
     assert "holds no prices" in refused("explore", tmp_path)
     shutil.copytree(offer[0], tmp_path / "work")
@@ -528,6 +559,7 @@ def test_the_explorer_answers_whatever_is_sent(asking, offer, capfd):
     assert ask("POST", "/write", json.dumps(asked))[0] == 403
     assert ask("POST", "/write", json.dumps(asked), X_Gossamer="\u00e9")[0] == 403
     assert ask("POST", "/elsewhere", json.dumps(asked), **token)[0] == 404
+    assert ask("GET", "ftp://[")[0] == ask("POST", "ftp://[", **token)[0] == 404
     for body, more in (
         ("{}", {"Content_Length": "two"}),
         (json.dumps({**asked, "of": [of]}), {}),
