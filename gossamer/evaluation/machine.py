@@ -10,7 +10,7 @@ def machine() -> dict[str, str | int]:
     """The system, its threads, and the versions of what computes."""
     return {
         "system": platform.platform(),
-        "cores": torch.get_num_threads(),
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("gossamer", "torch", "transformers")},
     }

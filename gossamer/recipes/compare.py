@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import platform
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +13,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import torch
 from transformers.utils.logging import disable_progress_bar
 
 from gossamer import data, discover, methods, metrics
@@ -24,9 +22,10 @@ from gossamer.checkpoints.store import read_json, write_json, write_text
 from gossamer.data import Windows
 from gossamer.errors import BudgetError, GossamerError, OutputError
 from gossamer.evaluation import fidelity
+from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.recipes.compress import build, reachable
-from gossamer.recipes.measuring import default_work, windows_of
+from gossamer.recipes.measuring import FORMAT, default_work, windows_of
 from gossamer.recipes.menus import Narrowings, narrowing, rewriting
 from gossamer.recipes.planning import make_plan
 from gossamer.recipes.pricing import Priced, price_model, remember
@@ -105,7 +104,12 @@ def _identity(model: str, base: Settings, test: str, test_tokens: int, test_wind
     windows = _windows(opened, test, test_tokens, test_window)
     text = None if base.text is None else data.digest(data.read(base.text))
     calibration = {**_open(base), "text": text}
-    return {"digest": opened.digest, "calibration": calibration, "test": {**windows.identity(), "source": None}}
+    return {
+        "format": FORMAT,
+        "digest": opened.digest,
+        "calibration": calibration,
+        "test": {**windows.identity(), "source": None},
+    }
 
 
 def _windows(opened: Opened, test: str, tokens: int, window: int) -> Windows:
@@ -123,7 +127,8 @@ def _kept(out: Path, identity: Mapping[str, Any]) -> Cells:
     found = read_json(path)
     if not isinstance(found, dict) or found.get("identity") != identity:
         raise OutputError(
-            f"{path} compares under another protocol (model, texts or settings); give --out a new folder."
+            f"{path} compares under another protocol (model, texts, settings or version of gossamer); give --out a new "
+            "folder."
         )
     return dict(found["cells"])
 
@@ -198,7 +203,7 @@ def _cells(
         "calibration": {**priced.calibration.identity(), "source": source},
         "seconds": {step: round(lap, 1) for step, lap in seconds.items()},
         "peak_memory": peak_bytes(),
-        "machine": f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine(),
         "notes": list(priced.notes),
     }
     left = iter(scores)

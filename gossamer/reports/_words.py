@@ -45,10 +45,19 @@ def method(settings: Json) -> str:
 
 def ran(found: Json) -> dict[str, str]:
     """How long something took, and on what."""
-    on = dict(found["machine"])
     return {
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in found["seconds"].items()),
         "peak memory": size(found["peak_memory"]),
-        "machine": f"{on.pop('system')}, threads: {on.pop('cores')}",
-        "versions": ", ".join(f"{k} {v}" for k, v in on.items()),
+        "machine": machine(found["machine"]),
+        "versions": versions(found["machine"]),
     }
+
+
+def machine(on: Json) -> str:
+    """What figures were measured on."""
+    return f"{on['system']}, threads: {on['threads']}"
+
+
+def versions(on: Json) -> str:
+    """Of what computed there."""
+    return ", ".join(f"{name} {value}" for name, value in on.items() if name not in ("system", "threads"))

@@ -7,8 +7,8 @@ from typing import Any
 from gossamer.reports import _charts
 from gossamer.reports._amounts import axis
 from gossamer.reports._page import chart, document, table
-from gossamer.reports._words import LOSS, judged
-from gossamer.reports.terminal import layers_of, leads, what_is_compared, winners
+from gossamer.reports._words import LOSS, judged, machine, versions
+from gossamer.reports.terminal import layers_of, leads, measure, what_is_compared, winners
 from gossamer.vocabulary import Unit, labelled
 
 Json = Mapping[str, Any]
@@ -38,12 +38,6 @@ def _lead(cells: Json) -> str:
     return " ".join(f"At {budget}: {who} is best." for budget, who in winners(cells).items() if who)
 
 
-def _measure(cell: Json) -> tuple[str, float]:
-    if cell["perplexity"] is None:
-        return "divergence from the dense model", cell["divergence"]
-    return "perplexity", cell["perplexity"]
-
-
 def _table(cells: Json) -> str:
     rows, budgets = (list(dict.fromkeys(key.partition(" ")[i] for key in cells)) for i in (0, 2))
     best = winners(cells)
@@ -56,18 +50,18 @@ def _table(cells: Json) -> str:
 def _cell(cell: Json | None, best: bool) -> str:
     if cell is None or "failed" in cell:
         return "–" if cell is None else "failed"
-    what, value = _measure(cell)
+    what, value = measure(cell)
     return f"{'*' * best}{value:.2f}" if what == "perplexity" and value < 1000 else f"{'*' * best}{value:.3g}"
 
 
 def _charted(done: Json, charts: dict[str, Any]) -> str:
-    what, dense = _measure(next(iter(done.values())))[0], next(iter(done.values()))["dense_perplexity"]
+    what, dense = measure(next(iter(done.values())))[0], next(iter(done.values()))["dense_perplexity"]
     order = list(dict.fromkeys(key.partition(" ")[0] for key in done))
     lines: dict[Unit, list[dict[str, Any]]] = {}
     for key, cell in done.items():
         unit = labelled(key.partition(" ")[2])
         lines.setdefault(unit, []).append(
-            {"what": key.partition(" ")[0], "x": _taken(cell, unit), "y": _measure(cell)[1]}
+            {"what": key.partition(" ")[0], "x": _taken(cell, unit), "y": measure(cell)[1]}
         )
     found = ""
     for unit, points in lines.items():
@@ -93,7 +87,8 @@ def _taken(cell: Json, unit: Unit) -> float:
 
 
 def _protocol(cell: Json) -> str:
+    on = f"{machine(cell['machine'])}, {versions(cell['machine'])}"
     return (
-        f"<section><h2>Protocol</h2><p>Judged on {escape(judged(cell['protocol']))}. {escape(cell['machine'])}. Every "
+        f"<section><h2>Protocol</h2><p>Judged on {escape(judged(cell['protocol']))}. {escape(on)}. Every "
         "figure is in compare.csv and, with its settings, in compare.json.</p></section>"
     )

@@ -110,7 +110,7 @@ def _told(key: str, other: Json, report: Json) -> bool:
 def _same_machine(one: Json, other: Json) -> bool:
     """Whether speeds were measured alike."""
     there = [
-        (o["speed"]["window"], *(o["machine"][k] for k in ("system", "cores", "torch")))
+        (o["speed"]["window"], *(o["machine"][k] for k in ("system", "threads", "torch")))
         for o in (one, other)
         if "speed" in o
     ]

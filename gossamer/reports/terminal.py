@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gossamer.reports._amounts import counts, many, rate, size
-from gossamer.reports._words import apart, judged, timed
+from gossamer.reports._words import apart, judged, machine, timed, versions
 from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site, Speed, counted, labelled
 
 PAGE = "report.html"
@@ -267,14 +267,23 @@ def comparison(cells: Mapping[str, Mapping[str, Any]], out: str, console: Consol
     done = next((cell for cell in cells.values() if "protocol" in cell), None)
     if done is not None:
         dense = "" if done["dense_perplexity"] is None else f"dense {done['dense_perplexity']:.2f}; "
-        line(f"{dense}judged on {judged(done['protocol'])}; {done['machine']}", console)
+        on = done["machine"]
+        line(f"{dense}judged on {judged(done['protocol'])}; {machine(on)}, {versions(on)}", console)
     line(f"page: {Path(out) / 'compare.html'}", console)
 
 
 def what_is_compared(cells: Mapping[str, Mapping[str, Any]]) -> str:
     """What stands in the cells, and what their columns count."""
     units = dict.fromkeys(labelled(key.partition(" ")[2]) for key in cells)
-    return f"perplexity by {', by '.join(counts(unit, layers_of(cells)) for unit in units)}"
+    done = next((measure(cell)[0] for cell in cells.values() if "failed" not in cell), "perplexity")
+    return f"{done} by {', by '.join(counts(unit, layers_of(cells)) for unit in units)}"
+
+
+def measure(cell: Mapping[str, Any]) -> tuple[str, float]:
+    """(what a cell is ranked by, its figure): an encoder, which predicts no tokens, has no perplexity."""
+    if cell["perplexity"] is None:
+        return "divergence from the dense model", cell["divergence"]
+    return "perplexity", cell["perplexity"]
 
 
 def layers_of(cells: Mapping[str, Mapping[str, Any]]) -> str:
@@ -297,11 +306,7 @@ def leads(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _best(column: Mapping[str, Mapping[str, Any]]) -> str | None:
-    done = {
-        row: cell["divergence"] if cell["perplexity"] is None else cell["perplexity"]
-        for row, cell in column.items()
-        if "failed" not in cell
-    }
+    done = {row: measure(cell)[1] for row, cell in column.items() if "failed" not in cell}
     return min(done, key=lambda row: done[row]) if done else None
 
 

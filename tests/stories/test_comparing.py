@@ -1,10 +1,12 @@
 """`gossamer compare`: many methods at many budgets under one protocol, kept cell by cell."""
 
+import contextlib
 import csv
 import json
 import re
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -53,7 +55,9 @@ def test_a_killed_comparison_leaves_nobody_behind(model_folder, tiny, text_file,
     parent = psutil.Popen([str(word) for word in asked], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     workers = []
     while parent.poll() is None and not workers:
-        workers = [p for p in parent.children() if any("spawn_main" in word for word in p.cmdline())]
+        with contextlib.suppress(psutil.Error):  # a child that is just going
+            workers = [p for p in parent.children() if any("spawn_main" in word for word in p.cmdline())]
+        time.sleep(0.01)
     parent.kill()
     parent.wait()
     assert workers
@@ -189,6 +193,13 @@ def test_another_protocol_needs_another_folder(ask, within, tmp_path):
     told = ask("svd", "0.7", "--seed", 1)
     assert told.code == 1 and "another protocol" in told.err
     assert (tmp_path / "table" / "compare.json").read_bytes() == before
+
+
+def test_what_another_version_measured_does_not_stand_in_the_table(ask, within, monkeypatch):
+    assert ask("svd", "0.7").code == 0
+    monkeypatch.setattr(recipe, "FORMAT", 0)
+    told = ask("svd", "0.6")
+    assert told.code == 1 and "version of gossamer" in told.err
 
 
 @pytest.mark.parametrize(

@@ -653,8 +653,15 @@ def cell(perplexity, **more):
     protocol = {"source": "t", "windows": 2, "window": 8, "ids_sha256": "0", "dtype": "float32"}
     return {
         "kept": 0.6, "perplexity": perplexity, "dense_perplexity": 10.0, "divergence": 0.2, "predicted": 0.1,
-        "unit": "nats per token", "by_window": [2.0, 2.1], "protocol": protocol, "machine": "here", **more,
+        "unit": "nats per token", "by_window": [2.0, 2.1], "protocol": protocol,
+        "machine": {"system": "here", "threads": 2, "torch": "2"}, **more,
     }  # fmt: skip
+
+
+def test_a_comparison_of_encoders_says_that_it_shows_divergences():
+    cells = {"a 0.6": {"failed": "no memory"}, "b 0.6": {**cell(None), "dense_perplexity": None}}
+    assert terminal.what_is_compared(cells).startswith("divergence from the dense model by parameters")
+    assert "divergence from the dense model by parameters" in compare_page.page({"cells": cells})
 
 
 def test_a_comparison_names_the_winner_and_keeps_failures_in_their_cell():
