@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import torch
 from gossamer import Budget, GossamerError, compress, data, methods
 from gossamer.checkpoints.opening import open_model
 from gossamer.evaluation import fidelity
-from gossamer.recipes.measuring import default_work
+from gossamer.recipes.measuring import FORMAT, default_work
 from gossamer.recipes.pricing import Priced, price_model
 
 NAMES = {
@@ -119,6 +119,16 @@ def read_back(model: Any, path: Path) -> tuple[Any, dict[str, int]]:
     return found, dict(kinds)
 
 
+def kept(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that an earlier run of the same left."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    if found.get("identity") != json.loads(json.dumps(identity)):
+        sys.exit(f"{path} has rows of another model, text, method or version of gossamer; give --out another file.")
+    return list(found["rows"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Gossamer beside llama.cpp's quantizers, whole files.")
     parser.add_argument("model")
@@ -139,7 +149,10 @@ def main() -> None:
     opened = open_model(given.model, given.work)
     windows = data.cut(data.read(given.test), given.test, opened.tokenizer, 1024)
     windows = replace(windows, ids=windows.ids[: given.tokens // 1024])
-    rows = json.loads(given.out.read_text())["rows"] if given.out.exists() else []
+    read = {**asdict(settings), "text": data.digest(data.read(given.calibration))}
+    judged = {**windows.identity(), "source": None}
+    identity = {"format": FORMAT, "model": opened.digest, "settings": read, "test": judged}
+    rows = kept(given.out, identity)
     priced = price_model(given.model, settings, work=given.work)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.gguf"
@@ -173,7 +186,8 @@ def main() -> None:
             }
             rows.append(row)
             given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(json.dumps({"model": given.model, "rows": rows}, indent=1) + "\n")
+            found = {"model": given.model, "identity": identity, "rows": rows}
+            given.out.write_text(json.dumps(found, indent=1) + "\n")
             print(json.dumps(row), flush=True)
 
 
