@@ -103,8 +103,8 @@ def all_fit(found: Sequence[Site], names: Sequence[str]) -> None:
                 raise PlanError(f"{site.name} cannot become {form.name}: {why}.")
         if not forms and site.role == "embedding":
             raise PlanError(
-                f"{site.name} is a table of embeddings, which cannot become {', '.join(names)}; name low_rank too, "
-                "or leave --embeddings out."
+                f"{site.name} is a table of embeddings, which cannot become {', '.join(names)}; name low_rank "
+                "or a quantized form as normal_64 too, or leave --embeddings out."
             )
 
 
