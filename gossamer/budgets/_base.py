@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+from gossamer import discover
 from gossamer.errors import BudgetError
 from gossamer.vocabulary import Allocation, Curve, Unit
 
@@ -23,6 +24,13 @@ class Allocator(ABC):
         """One option a site, together at most `limit` of `unit`; raises `BudgetError` where none fits."""
 
 
+def allocator(name: str) -> type[Allocator]:
+    """The allocator with this name."""
+    import gossamer.budgets as room
+
+    return discover.load(room, name, Allocator)  # type: ignore[type-abstract]
+
+
 def affordable(curves: Sequence[Curve], limit: int, unit: Unit, fixed: int = 0) -> None:
     """Raise `BudgetError`, naming the smallest reachable size, where even the cheapest options exceed the limit.
 
@@ -38,7 +46,8 @@ def affordable(curves: Sequence[Curve], limit: int, unit: Unit, fixed: int = 0) 
             f"The budget of {limit / weights:.4g} bits a weight is out of reach: the smallest possible is "
             f"{floor / weights:.4f}."
         )
-    hint = f"; nothing that they may become takes fewer {unit}, so give another budget, as --bits 4" * (floor == dense)
+    fewer = floor < dense or unit == "bytes"
+    hint = "" if fewer else f"; nothing that they may become takes fewer {unit}, so give another budget, as --bits 4"
     raise BudgetError(
         f"The budget of {limit + fixed:,} {unit} is out of reach: the smallest possible is {floor + fixed:,}, "
         f"which is {(floor + fixed) / (dense + fixed):.4f} of the dense {dense + fixed:,}{hint}."

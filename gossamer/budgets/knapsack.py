@@ -49,7 +49,7 @@ def _relaxed(curves: Sequence[Curve], limit: int, unit: Unit) -> tuple[list[int]
     """(a feasible choice of option indices, the budget's price, the relaxation's loss)."""
     along = steps(curves, unit)
     at = list(along.starts)
-    spent, loss = total(curves, at, unit)
+    spent = total(curves, at, unit)[0]
     fits = int(np.searchsorted(spent + np.cumsum(along.cost), limit, side="right"))
     for s, to in zip(along.curve[:fits].tolist(), along.to[:fits].tolist(), strict=True):
         at[s] = to

@@ -18,9 +18,9 @@ from gossamer.errors import ModelError, NumericsError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import peak_bytes
+from gossamer.recipes._noting import Clock, located
 from gossamer.recipes.measuring import default_work, recalled, windows_for
 from gossamer.recipes.menus import total_cost
-from gossamer.recipes.pricing import Clock, located
 from gossamer.reports import taught_page
 from gossamer.sites import passes_dtype
 from gossamer.vocabulary import Cost, Progress, Score, Settings
@@ -95,9 +95,13 @@ def teach(
     original = open_original(opened, workspace.root, dense)
     if not history or original is None:
         raise ModelError(f"{name} is not a model that gossamer compressed, so there is nothing to {verb}.")
-    settings = _settings(history[-1]["settings"], text, tokens, seed)
+    settings = _settings(_recorded(history[-1]), text, tokens, seed)
     written = None if settings.text is None else data.read(settings.text)
     lesson, held_out = windows_for(original, settings, written, workspace, progress)
+    if settings.text is None:  # what judges lies behind what was read of it to compress, where a longer lesson begins
+        held_out = windows_for(original, _recorded(history[0]), None, workspace, progress)[1]
+        judging = (lesson.ids[:, None] == held_out.ids).all(-1).any(1)
+        lesson = replace(lesson, ids=lesson.ids[~judging])
     ids = lesson.ids[torch.randperm(len(lesson.ids), generator=torch.Generator().manual_seed(seed))]
     identity = {
         "model": opened.digest,
@@ -153,10 +157,14 @@ def teach(
     return found
 
 
-def _settings(made: dict[str, Any], text: str | None, tokens: int, seed: int) -> Settings:
-    """Those the folder was made with, but for what the call says; a model's own writing is the same as then."""
+def _recorded(step: dict[str, Any]) -> Settings:
+    """The settings of a step of the history."""
     known = {field.name for field in fields(Settings)}
-    settings = Settings(**{name: value for name, value in made.items() if name in known})
+    return Settings(**{name: value for name, value in step["settings"].items() if name in known})
+
+
+def _settings(settings: Settings, text: str | None, tokens: int, seed: int) -> Settings:
+    """Those the folder was made with, but for what the call says; a model's own writing is the same as then."""
     if text is None and settings.text is None:
         return replace(settings, tokens=tokens or settings.tokens)
     return replace(settings, text=text or settings.text, tokens=tokens, seed=seed)

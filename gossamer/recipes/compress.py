@@ -22,11 +22,12 @@ from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import give_back, peak_bytes
 from gossamer.evaluation.sample import samples
 from gossamer.evaluation.speed import TOKENS, tokens_a_second
+from gossamer.recipes._noting import Clock
 from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
 from gossamer.recipes.prices import Weights, factors_path, weight_of
-from gossamer.recipes.pricing import Clock, Priced, expression, identity_of, price_model, remember
+from gossamer.recipes.pricing import Priced, expression, identity_of, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import report_page
 from gossamer.vocabulary import (

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from gossamer import budgets, discover
+from gossamer import budgets
 from gossamer.bottlenecks import Group
-from gossamer.budgets import Allocator
 from gossamer.budgets._hull import frontier
 from gossamer.checkpoints.store import read_json
 from gossamer.errors import WorkError
@@ -66,7 +65,7 @@ class Bundles:
 def make_plan(offer: Offer, budget: Budget, allocator: str, bundles: Bundles | None = None) -> Plan:
     """The allocator's plan for a budget, from curves alone; with `bundles` of both what earlier plans left is used."""
     most = limit(offer.total, sum((c.dense.cost for c in offer.curves), NO_COST), budget)
-    chooser = discover.load(budgets, allocator, Allocator)()  # type: ignore[type-abstract]
+    chooser = budgets.allocator(allocator)()
     together = (bundles or Bundles(offer, allocator)).of(budget.unit)
     allocation = budgets.spelled_out(chooser.allocate([b.curve for b in together], most, budget.unit), together)
     choices = {curve.site: allocation.choices[curve.site] for curve in offer.curves}
@@ -75,7 +74,7 @@ def make_plan(offer: Offer, budget: Budget, allocator: str, bundles: Bundles | N
 
 def joints_for(joints: Sequence[Joint], settings: Settings, allocator: str) -> Sequence[Joint]:
     """Uniform shares and sensitivities are for weights one by one, unless narrowing is all that there is."""
-    single = allocator == BASELINE or discover.load(budgets, allocator, Allocator).sensitivity  # type: ignore[type-abstract]
+    single = allocator == BASELINE or budgets.allocator(allocator).sensitivity
     return () if single and rewriting(settings.structures) else joints
 
 
@@ -152,7 +151,7 @@ def remembered(note: Path) -> Offer:
         model, digest, total = found["model"], found["digest"], Cost(**found["total"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(note, error) from error
-    if discover.load(budgets, settings.allocator, Allocator).sensitivity:  # type: ignore[type-abstract]
+    if budgets.allocator(settings.allocator).sensitivity:
         curves = probing.remembered(curves, note.parent)
     return Offer(model, digest, settings, total, sites, curves, joints)
 

@@ -1,6 +1,5 @@
 """From a model's name to its curves: open → measure → weigh → price. Everything here outlives the budget."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,8 +7,7 @@ from typing import Any
 
 import torch
 
-from gossamer import budgets, data, discover, expressions, metrics, solvers
-from gossamer.budgets import Allocator
+from gossamer import budgets, data, expressions, metrics, solvers
 from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import Workspace, identity_digest, read_json, read_tensors, write_json
 from gossamer.data import Windows
@@ -17,6 +15,7 @@ from gossamer.errors import PlanError, WorkError
 from gossamer.evaluation.memory import give_back
 from gossamer.evaluation.recalled import Recalled
 from gossamer.metrics import Metric, TableMetric
+from gossamer.recipes._noting import Clock, located
 from gossamer.recipes.checking import factors
 from gossamer.recipes.measuring import FORMAT, default_work, find_sites, measure, recalled, shortened, windows_for
 from gossamer.recipes.menus import (
@@ -107,7 +106,7 @@ def price_model(
     workspace = Workspace(Path(work or default_work()))
     clock = Clock()
     metric = metrics.metric(settings.metric)
-    discover.load(budgets, settings.allocator, Allocator)  # type: ignore[type-abstract]
+    chooser = budgets.allocator(settings.allocator)
     forms = rewriting(settings.structures)
     if not settings.structures or any(form.name == "dense" for form in forms):
         raise PlanError(
@@ -115,7 +114,6 @@ def price_model(
         )
     for form in forms:
         solvers.choose(type(form), metric)
-    chooser = discover.load(budgets, settings.allocator, Allocator)  # type: ignore[type-abstract]
     shorter = next((form.name for form in forms if isinstance(form, ShorterStructure)), None)
     if chooser.sensitivity and shorter is not None:
         raise PlanError(
@@ -181,7 +179,7 @@ def _influences(
     progress: Progress,
 ) -> Mapping[str, float]:
     """The influence of every site's block, where the allocator looks at it; measured once for a model and a text."""
-    if not discover.load(budgets, settings.allocator, Allocator).influence:  # type: ignore[type-abstract]
+    if not budgets.allocator(settings.allocator).influence:
         return {}
     identity = {
         "format": FORMAT,
@@ -196,19 +194,6 @@ def _influences(
     if not isinstance(found_there, dict) or found_there.keys() != {site.name for site in found}:
         raise WorkError(f"{path} is damaged: it is not about this model's layers; delete it and run again.")
     return found_there
-
-
-class Clock:
-    """The seconds of each step, one after the other."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = now - self._last
-        self._last = now
 
 
 def _priced(
@@ -300,9 +285,3 @@ def identity_of(priced: Priced) -> dict[str, Any]:
     """What a result rests on, for its history."""
     settings = asdict(located(priced.settings))
     return {"settings": settings, "digest": priced.opened.digest, "calibration": priced.calibration.identity()}
-
-
-def located(settings: Settings) -> Settings:
-    """The same with the full path of the text, where it is a file."""
-    text = settings.text
-    return replace(settings, text=str(Path(text).resolve())) if text is not None and Path(text).is_file() else settings

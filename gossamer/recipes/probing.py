@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gossamer import budgets, discover
-from gossamer.budgets import Allocator
+from gossamer import budgets
 from gossamer.budgets._shares import within
 from gossamer.checkpoints.store import identity_digest, read_json, write_json
 from gossamer.errors import WorkError
@@ -29,7 +28,7 @@ def probed(priced: Priced, *, progress: Progress = silent) -> Priced:
 
     What the working folder already holds is read. Raises `NumericsError` and `WorkError`.
     """
-    if not discover.load(budgets, priced.settings.allocator, Allocator).sensitivity:  # type: ignore[type-abstract]
+    if not budgets.allocator(priced.settings.allocator).sensitivity:
         return priced
     started = time.monotonic()
     asked = {curve.site: candidates(curve) for curve in priced.curves}

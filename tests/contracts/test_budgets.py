@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gossamer import budgets, discover
 from gossamer.budgets import Allocator, spelled_out, tied
+from gossamer.budgets._base import affordable
 from gossamer.budgets._hull import hull
 from gossamer.budgets._quiet import quiet
 from gossamer.errors import BudgetError
@@ -439,3 +440,12 @@ def test_where_plain_four_bits_win_the_plan_is_plain_four_bits():
     curves = [layer(f"site{i}") for i in range(12)]
     found = KNAPSACK.allocate(curves, 12 * 34, "bytes")
     assert {(o.structure, o.size) for o in found.choices.values()} == {("bits", 4)}
+
+
+def test_only_who_can_count_otherwise_is_told_to():
+    """A budget in bytes counts shorter numbers already."""
+    dense = [curve("a", 40), curve("b", 60)]
+    for unit, told in (("params", True), ("macs", True), ("bytes", False)):
+        with pytest.raises(BudgetError) as refusal:
+            affordable(dense, 10, unit)
+        assert ("give another budget" in str(refusal.value)) == told

@@ -52,6 +52,20 @@ def test_what_was_written_is_kept(run, model_folder, tmp_path, monkeypatch):
     assert torch.equal(ids_in(tmp_path / "work"), ids)
 
 
+def test_a_longer_lesson_is_judged_by_what_judged_the_compression_and_does_not_learn_it(run, model_folder, tmp_path):
+    words = ("--work", tmp_path / "work")
+    small, healed = tmp_path / "small", tmp_path / "healed"
+    told = run("compress", model_folder("llama"), "--keep", 0.6, *FEW, *words, "--out", small)
+    assert told.code == 0, told.err
+    told = run("heal", small, "--tokens", 1024, "--rate", 0.003, *words, "--out", healed)
+    assert told.code == 0, told.err
+    first = json.loads((small / "report.json").read_text())["score"]
+    found = json.loads((healed / "heal.json").read_text())
+    assert found["after"]["protocol"] == first["protocol"]
+    assert found["before"]["divergence"] == pytest.approx(first["divergence"], rel=1e-3)
+    assert found["windows"] == 1024 // 32 - first["protocol"]["windows"]
+
+
 def test_the_same_seed_writes_the_same_and_another_something_else(model_folder, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         settings = Settings(tokens=256, window=32, seed=seed)
