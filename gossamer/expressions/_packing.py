@@ -35,8 +35,8 @@ def packed(codes: Tensor, bits: int) -> Tensor:
     return found.view(-1)
 
 
-def picked(string: Tensor, places: Tensor, count: int, bits: int) -> Tensor:
-    """The codes (uint8) at some places (whole numbers of any shape) among so many."""
+def picked(string: Tensor, places: Tensor, bits: int) -> Tensor:
+    """The codes (uint8) at some places (whole numbers of any shape)."""
     if bits == 8:
         return string[places]
     eights = len(string) // bits

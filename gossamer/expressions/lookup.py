@@ -31,7 +31,7 @@ class Lookup(Quantized):
         made.like = scales.new_empty(0)
         return made
 
-    def _points(self) -> float:
+    def _points(self, rows: Tensor | None = None) -> float:
         return 0.0
 
     def _heights(self, codes: Tensor) -> Tensor:

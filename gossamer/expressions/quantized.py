@@ -53,20 +53,23 @@ class Quantized(Pinned):
         return self._stands_for(codes, self.scales, self._points())
 
     def rows(self, ids: Tensor) -> Tensor:
-        m, n = self.shape
-        places = ids.reshape(-1, 1) * n + torch.arange(n, device=ids.device)
-        points = self._points()
-        points = points[ids.reshape(-1)] if isinstance(points, Tensor) else points
-        codes = picked(self.codes, places, m * n, self.bits)
-        return self._stands_for(codes, self.scales[ids.reshape(-1)], points).view(*ids.shape, n)
+        n, rows = self.shape[1], ids.reshape(-1)
+        codes = self._picked(self.codes, rows, n)
+        return self._stands_for(codes, self.scales[rows], self._points(rows)).view(*ids.shape, n)
+
+    def _picked(self, string: Tensor, rows: Tensor, columns: int) -> Tensor:
+        """Some rows of numbers that are packed row after row."""
+        return picked(string, rows[:, None] * columns + torch.arange(columns, device=rows.device), self.bits)
 
     def row_macs(self) -> int:
         return 0
 
-    def _points(self) -> Tensor | float:
-        """Where codes are counted from."""
+    def _points(self, rows: Tensor | None = None) -> Tensor | float:
+        """Where codes are counted from, in some rows or in all."""
         if self.zeros is None:
             return 2.0 ** (self.bits - 1)
+        if rows is not None:
+            return self._picked(self.zeros, rows, self.scales.shape[1])
         return unpacked(self.zeros, self.scales.numel(), self.bits).view(self.scales.shape)
 
     def _heights(self, codes: Tensor) -> Tensor:

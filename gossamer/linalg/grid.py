@@ -113,8 +113,9 @@ def codes_on(values: Tensor, scales: Tensor, points: Tensor, levels: Levels) -> 
 
 
 def inverse(scales: Tensor) -> Tensor:
-    """One over each scale; 0 for a scale of 0, whose levels are all one."""
-    return torch.where(scales == 0, 0.0, 1 / scales)
+    """One over each scale; 0 where that is infinite: the levels of such a scale are all one, or as good as one."""
+    found = 1 / scales
+    return torch.where(found.isfinite(), found, 0.0)
 
 
 def on_grid(values: Tensor, scales: Tensor, points: Tensor, levels: Levels) -> Tensor:

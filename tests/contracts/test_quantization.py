@@ -21,7 +21,7 @@ from gossamer.expressions.quantized import Quantized
 from gossamer.expressions.scattered import Scattered
 from gossamer.linalg import feedback
 from gossamer.linalg.feedback import passed_on, rounded, side
-from gossamer.linalg.grid import Levels, NormalLevels, fit_grid, on_grid, row_grid, spread
+from gossamer.linalg.grid import Levels, NormalLevels, codes_on, fit_grid, on_grid, row_grid, spread
 from gossamer.linalg.kmeans import nearest, weighted_kmeans
 from gossamer.metrics import TableMetric
 from gossamer.metrics.activation import Activation
@@ -65,7 +65,7 @@ def test_codes_come_back_from_their_bits(bits, count, seed):
     assert len(string) == packed_bytes(count, bits) < count * bits / 8 + bits
     assert torch.equal(unpacked(string, count, bits), codes)
     places = torch.randint(0, count, (3, 5))
-    assert torch.equal(picked(string, places, count, bits), codes[places])
+    assert torch.equal(picked(string, places, bits), codes[places])
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -113,6 +113,12 @@ def test_a_grid_holds_constant_and_empty_groups_and_the_largest_and_smallest_num
     found = on_grid(groups, scales[:, None], points[:, None], Levels(bits))
     torch.testing.assert_close(found, groups, rtol=0.01, atol=0.0)
     assert torch.equal(scales, scales.bfloat16().double())
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-40, -1e-40])
+def test_a_scale_next_to_nothing_gives_codes_that_are_numbers(scale):
+    values, points = torch.tensor([-1.0, 0.0, 1.0]), torch.tensor(2.0)
+    assert torch.equal(codes_on(values, torch.tensor(scale), points, Levels(2)), points.expand(3))
 
 
 def test_a_finer_grid_is_never_worse():
