@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.sites import run
+
 TOKENS = 128
 """Read at once: enough for products of matrices to be what takes the time."""
 
@@ -26,7 +28,7 @@ def tokens_a_second(models: Sequence[Any], ids: Tensor) -> list[float]:
         for i, model in enumerate(models):
             there = ids[None].to(next(model.parameters()).device)
             started = time.perf_counter()
-            model(input_ids=there)
+            run(model, there)
             if there.device.type != "cpu":
                 torch.accelerator.synchronize()
             best[i] = min(best[i], time.perf_counter() - started)

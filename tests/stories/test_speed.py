@@ -1,5 +1,7 @@
 """Tokens a second: every model reads the same window, in turn, and its fastest pass counts."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import nn
 
@@ -25,6 +27,15 @@ def test_the_fastest_of_passes_in_turn_counts(monkeypatch):
     models = [Clockwork("dense", (4.0, 2.0, 3.0), clock), Clockwork("small", (1.0, 0.5, 9.0), clock)]
     assert speed.tokens_a_second(models, torch.arange(8)) == [4.0, 16.0]
     assert clock["passes"] == [("dense", (1, 8)), ("small", (1, 8))] * speed.PASSES
+
+
+def test_no_cache_is_filled_for_tokens_that_are_never_written():
+    seen = []
+    model = Clockwork("dense", (1.0,) * speed.PASSES, {"now": 0.0, "passes": []})
+    model.config = SimpleNamespace(use_cache=True)
+    model.forward = lambda input_ids, use_cache=True: seen.append(use_cache)
+    speed.tokens_a_second([model], torch.arange(8))
+    assert seen == [False] * speed.PASSES
 
 
 def test_a_report_has_it_of_both(compressed):
