@@ -11,8 +11,10 @@ from safetensors import safe_open
 
 from gossamer import Budget, compress, discover, methods, metrics, solvers, structures
 from gossamer.checkpoints.plugin import expressions_of
+from gossamer.expressions.lookup import Lookup
 from gossamer.expressions.quantized import Quantized
 from gossamer.metrics import Metric
+from gossamer.sites import TiedHead
 from gossamer.structures import ShorterStructure, Structure
 
 KIND = "llama"
@@ -206,3 +208,18 @@ def test_a_head_that_is_no_table_is_quantized_too(kind, method, run, model_folde
         assert any(isinstance(part, Quantized) for part in expressions_of(model)["lm_head"].modules())
     model.save_pretrained(tmp_path / "again")
     assert torch.equal(answers(load(tmp_path / "again", kind)), answers(model))
+
+
+def test_a_tied_table_is_quantized(run, tiny, model_folder, work, load, answers, tmp_path):
+    out = tmp_path / "out"
+    words = ("--structures", "normal_64", "--embeddings", "--bits", 5, *tiny, "--work", work, "--out", out)
+    told = run("compress", model_folder(KIND), *words)
+    assert told.code == 0, told.err
+    plan = json.loads((out / "plan.json").read_text())["choices"]
+    assert plan["model.embed_tokens"]["structure"] == "normal_64"
+    model = load(out, KIND)
+    assert isinstance(model.get_input_embeddings().expression, Lookup)
+    assert isinstance(model.lm_head, TiedHead)
+    assert answers(model).isfinite().all()
+    model.save_pretrained(tmp_path / "again")
+    assert torch.equal(answers(load(tmp_path / "again", KIND)), answers(model))
