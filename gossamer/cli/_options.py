@@ -52,10 +52,10 @@ Work = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="New folder for the compressed model.")]
 Pupil = Annotated[str, typer.Argument(metavar="DIR", help="A folder that gossamer wrote.")]
-Taught = Annotated[Path, typer.Option(help="New folder for the model as it comes out.")]
-Lesson = Annotated[str | None, typer.Option(help="Text to learn from; by default the calibration text.")]
+TaughtOut = Annotated[Path, typer.Option(help="New folder for the model as it comes out.")]
+LessonText = Annotated[str | None, typer.Option(help="Text to learn from; by default the calibration text.")]
 Rate = Annotated[float, typer.Option(help="Largest step, relative to the size of each tensor.")]
-Teacher = Annotated[str | None, typer.Option(help="The dense model, where it is not the one recorded.")]
+DenseModel = Annotated[str | None, typer.Option(help="The dense model, where it is not the one recorded.")]
 
 KEEPS = "0.9,0.8,0.6"
 SCALES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}

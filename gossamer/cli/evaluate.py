@@ -18,7 +18,7 @@ def run(
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to judge by; 0 for the whole text.")] = 20_480,
     window: Annotated[int, typer.Option(help="Tokens in a window.")] = 1024,
-    dense: o.Teacher = None,
+    dense: o.DenseModel = None,
     tasks: Annotated[str | None, typer.Option(help="lm-evaluation-harness tasks, by commas.")] = None,
     limit: Annotated[int | None, typer.Option(help="Examples of each task; by default all.")] = None,
     run_code: Annotated[

@@ -11,12 +11,12 @@ from gossamer.recipes.heal import heal
 
 def run(
     model: o.Pupil,
-    out: o.Taught,
-    text: o.Lesson = None,
+    out: o.TaughtOut,
+    text: o.LessonText = None,
     tokens: Annotated[int, typer.Option(help="Tokens to learn from, each once; 0 for the whole text.")] = 0,
     rate: o.Rate = 0.0001,
     seed: o.Seed = o.DEFAULTS.seed,
-    dense: o.Teacher = None,
+    dense: o.DenseModel = None,
     work: o.Work = None,
     quiet: p.Quiet = False,
     json: p.Json = False,

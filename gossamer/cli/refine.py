@@ -11,12 +11,12 @@ from gossamer.recipes.refine import refine
 
 def run(
     model: o.Pupil,
-    out: o.Taught,
-    text: o.Lesson = None,
+    out: o.TaughtOut,
+    text: o.LessonText = None,
     tokens: Annotated[int, typer.Option(help="Tokens that every block reads; 0 for the whole text.")] = 16_384,
     rate: o.Rate = 0.001,
     seed: o.Seed = o.DEFAULTS.seed,
-    dense: o.Teacher = None,
+    dense: o.DenseModel = None,
     work: o.Work = None,
     quiet: p.Quiet = False,
     json: p.Json = False,

@@ -66,7 +66,7 @@ def price_rows(
     opened: Opened,
     found: Sequence[Site],
     groups: Narrowings,
-    weigh: Callable[[Site], Metric],
+    ruler_of: Callable[[Site], Metric],
     settings: Settings,
     folder: Path,
     progress: Progress,
@@ -76,14 +76,14 @@ def price_rows(
     trials: dict[str, list[Trial]] = {}
     wide = {group.name: (kind, group) for kind, group in groups}
     for site in progress("price", found, len(found)):
-        ruler = weigh(site)
+        ruler = ruler_of(site)
         if ruler.blind():
             rows[site.name] = None
             continue
         row, tried = _prices(opened, site, ruler, settings, folder)
         if site.name in wide:
             kind, group = wide[site.name]
-            rulers = (kind.weigh(group, place, weigh) for place in group.places)
+            rulers = (kind.weigh(group, place, ruler_of) for place in group.places)
             narrow, trial = _narrow_prices(opened, kind, group, rulers, folder)
             row |= narrow
             tried += trial
