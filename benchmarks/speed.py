@@ -12,7 +12,6 @@ method add is a line of its own.
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ import gossamer
 from gossamer import data
 from gossamer.checkpoints.opening import open_model
 from gossamer.checkpoints.store import Workspace
+from gossamer.evaluation.machine import machine
 from gossamer.recipes.measuring import find_sites, windows_for
 from gossamer.recipes.prices import weight_of
 from gossamer.recipes.pricing import price_model
@@ -140,7 +140,7 @@ def main() -> None:
         "seconds": {k: round(v, 2) for k, v in seconds.items()},
         "plain over gossamer": round(plain_total / own_total, 2),
         "gossamer over floor": round(own_total / floor_total, 2),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine(),
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,10 +1,7 @@
 """What is noted beside a result: the seconds of each step, and where its text lies."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
-
-from gossamer.vocabulary import Settings
 
 
 class Clock:
@@ -20,7 +17,6 @@ class Clock:
         self._last = now
 
 
-def located(settings: Settings) -> Settings:
-    """The same with the full path of the text, where it is a file."""
-    text = settings.text
-    return replace(settings, text=str(Path(text).resolve())) if text is not None and Path(text).is_file() else settings
+def located(text: str | None) -> str | None:
+    """The full path of a text, where it is a file."""
+    return str(Path(text).resolve()) if text is not None and Path(text).is_file() else text

@@ -130,7 +130,7 @@ def teach(
         "gossamer": version("gossamer"),
         "model": history[-1]["model"] if dense is None else dense,
         "digest": original.digest,
-        "settings": {**asdict(located(settings)), "rate": rate},
+        "settings": {**asdict(settings), "text": located(settings.text), "rate": rate},
         "calibration": lesson.identity(),
     }
     plugin.mark(opened.model, [*history, step])

@@ -22,7 +22,7 @@ from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import give_back, peak_bytes
 from gossamer.evaluation.sample import samples
 from gossamer.evaluation.speed import TOKENS, tokens_a_second
-from gossamer.recipes._noting import Clock
+from gossamer.recipes._noting import Clock, located
 from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
@@ -261,7 +261,7 @@ def carry_out(
     found = Report(
         model=priced.opened.name,
         out="(not saved)" if out is None else str(out),
-        asked={"budget": asdict(plan.budget), "test": test, "applied": applied, **identity_of(priced)},
+        asked={"budget": asdict(plan.budget), "test": located(test), "applied": applied, **identity_of(priced)},
         dense=sum((c.dense.cost for c in priced.curves), NO_COST),
         small=sum((o.cost for o in plan.choices.values()), NO_COST),
         dense_total=dense_total,

@@ -283,5 +283,5 @@ def expression(
 
 def identity_of(priced: Priced) -> dict[str, Any]:
     """What a result rests on, for its history."""
-    settings = asdict(located(priced.settings))
+    settings = {**asdict(priced.settings), "text": located(priced.settings.text)}
     return {"settings": settings, "digest": priced.opened.digest, "calibration": priced.calibration.identity()}
