@@ -9,7 +9,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 COLOURS = [f"var(--s{i})" for i in range(1, 8)]
 PLANS = ["var(--ink)", "var(--warm)", "var(--grey)", "var(--s3)"]
-SHAPES = ["circle", "diamond", "square", "triangle-up", "cross", "triangle-down", "stroke"]
+SHAPES = ["circle", "diamond", "square", "triangle-up", "cross", "triangle-down", "triangle-right"]
 AXIS = {
     "labelColor": "var(--soft)",
     "titleColor": "var(--soft)",
@@ -40,14 +40,15 @@ CONFIG = {
         "symbolStrokeWidth": 2,
     },
 }
-HEIGHT = 320
+HEIGHT = 250
+"""Of what is inside the axes: legends, of which some have many lines, come on top."""
 
 
 def _spec(layers: Sequence[Spec], **more: Any) -> Spec:
     return {
         "width": "container",
         "height": HEIGHT,
-        "autosize": {"type": "fit", "contains": "padding"},
+        "autosize": {"type": "fit-x", "contains": "padding"},
         "config": CONFIG,
         "layer": list(layers),
         **more,
@@ -90,7 +91,7 @@ def frontier(line: Sequence[tuple[float, float]], marks: Rows, unit: str, loss: 
     top = max([p["y"] for p in shown] + [m["y"] for m in marked], default=1.0)
     low = min([m["y"] for m in marked if m["y"] > 0], default=top / 1e3)
     ends = [max(low / 10, top / 1e6), top]
-    kinds = list(dict.fromkeys(m["what"] for m in marked)) or ["this plan"]
+    kinds = [m["what"] for m in marked] or ["this plan"]
     x = _number("x", axis, [0, max([*(p["x"] for p in shown), *(1.03 * m["x"] for m in marked)], default=1.0)])
     y = _number("y", loss, _decades(ends), log=True)
     return _spec(
@@ -106,7 +107,7 @@ def frontier(line: Sequence[tuple[float, float]], marks: Rows, unit: str, loss: 
                 "encoding": {
                     "x": x,
                     "y": y,
-                    **_kinds(kinds, PLANS),
+                    **_kinds(kinds, PLANS, kinds),
                     "tooltip": _tips(what="", x=axis, y=loss),
                 },
             },
@@ -119,7 +120,7 @@ def against(points: Rows, loss: str, kinds: Sequence[str] = (), colours: Sequenc
     ends = _decades([p[k] for p in points for k in ("predicted", "measured")])
     x = _number("predicted", f"predicted loss, {loss}", ends, log=True)
     y = _number("measured", f"measured KL, {loss}", ends, log=True)
-    kinds = kinds or list(dict.fromkeys(p["what"] for p in points))
+    shown = [p["what"] for p in points]
     return _spec(
         [
             {
@@ -133,7 +134,7 @@ def against(points: Rows, loss: str, kinds: Sequence[str] = (), colours: Sequenc
                 "encoding": {
                     "x": x,
                     "y": y,
-                    **_kinds(kinds, colours),
+                    **_kinds(kinds or shown, colours, shown),
                     "tooltip": _tips(what="", predicted="", measured=""),
                 },
             },
@@ -174,34 +175,41 @@ def spectrum(loss: str, structures: Sequence[str], points: Rows) -> Spec:
     )
 
 
-def methods(cells: Rows, measure: str, dense: float | None, axis: str, order: Sequence[str]) -> Spec:
-    """One line a method: `measure` (y) of each cell over what it took (x); dashed the dense model's.
+def methods(
+    cells: Rows, measure: str, dense: float | None, axis: str, order: Sequence[str], most: float = math.inf
+) -> Spec:
+    """One line a method: `measure` (y) of each cell over what it took (x), up to `most`; dashed the dense model's.
 
     `order` of the methods fixes their colours.
     """
-    values = [c["y"] for c in cells] + ([] if dense is None else [dense])
+    values = [c["y"] for c in cells if c["y"] <= most] + ([] if dense is None else [dense])
     low, high = (end(c["x"] for c in cells) for end in (min, max))
     room = 0.06 * (high - low) or 0.02 * high
     x = _number("x", axis, [low - room, high + room])
     y = _number("y", measure, [0.9 * min(values), 1.1 * max(values)], log=min(values) > 0)
-    encoding = {"x": x, "y": y, **_kinds(order, COLOURS)}
-    dots = {"type": "point", "size": 80, "filled": True, "opacity": 1}
+    encoding = {"x": x, "y": y, **_kinds(order, COLOURS, [c["what"] for c in cells if c["y"] <= most])}
+    dots = {"type": "point", "size": 80, "filled": True, "opacity": 1, "clip": True}
     layers: list[Spec] = [
-        {"mark": {"type": "line", "strokeWidth": 2}, "encoding": encoding},
+        {"mark": {"type": "line", "strokeWidth": 2, "clip": True}, "encoding": encoding},
         {"mark": dots, "encoding": {**encoding, "tooltip": _tips(what="", x=axis, y=measure)}},
     ]
     if dense is not None:
         rule = {"type": "rule", "strokeDash": [4, 4], "color": "var(--grey)"}
         layers.append({"data": {"values": [{"y": dense}]}, "mark": rule, "encoding": {"y": y}})
-    return _spec(layers, data={"values": list(cells)}, height=HEIGHT + 100)
+    return _spec(layers, data={"values": list(cells)}, height=HEIGHT + 80)
 
 
-def _kinds(kinds: Sequence[str], colours: Sequence[str]) -> Spec:
-    """Colour and shape for each kind: the colours begin again with other shapes when they are used up."""
-    n, legend = len(colours), {} if len(kinds) > 1 else {"legend": None}
+def _kinds(kinds: Sequence[str], colours: Sequence[str], shown: Sequence[str]) -> Spec:
+    """Colour and shape for each kind, and a legend of those that are shown, where they are several.
+
+    The colours begin again with other shapes when they are used up.
+    """
+    kinds, shown, n = list(dict.fromkeys(kinds)), list(dict.fromkeys(shown)), len(colours)
+    legend = {"values": shown} if len(shown) > 1 else None
 
     def channel(drawn: Sequence[str]) -> Spec:
-        return {"field": "what", "type": "nominal", "scale": {"domain": list(kinds), "range": list(drawn)}, **legend}
+        scale = {"domain": kinds, "range": list(drawn)}
+        return {"field": "what", "type": "nominal", "scale": scale, "legend": legend}
 
     return {
         "color": channel([colours[i % n] for i in range(len(kinds))]),

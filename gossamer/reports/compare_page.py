@@ -1,5 +1,6 @@
 """The page of a comparison: who wins at each budget, by how much, and how far the predictions can be trusted."""
 
+import math
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -12,6 +13,9 @@ from gossamer.reports.terminal import layers_of, leads, measure, what_is_compare
 from gossamer.vocabulary import Unit, labelled
 
 Json = Mapping[str, Any]
+
+BEYOND = 20.0
+"""Times the dense model's perplexity that a chart reaches to at most: what is worse would press all else together."""
 
 
 def page(comparison: Json) -> str:
@@ -63,11 +67,15 @@ def _charted(done: Json, charts: dict[str, Any]) -> str:
         lines.setdefault(unit, []).append(
             {"what": key.partition(" ")[0], "x": _taken(cell, unit), "y": measure(cell)[1]}
         )
-    found = ""
+    found, most = "", math.inf if dense is None else BEYOND * dense
     for unit, points in lines.items():
         name, title = f"methods, {unit}", axis(unit, layers_of(done))
-        charts[name] = _charts.methods(points, what, dense, title, order)
-        found += chart(name, f"{what} over {title}", "" if dense is None else f"Dashed: the dense model, {dense:.2f}.")
+        charts[name] = _charts.methods(points, what, dense, title, order, most)
+        said = "" if dense is None else f"Dashed: the dense model, {dense:.2f}."
+        above = dict.fromkeys(p["what"] for p in points if p["y"] > most)
+        if above:
+            said += f" Beyond the chart, at more than {BEYOND:.0f} times that: {', '.join(above)}."
+        found += chart(name, f"{what} over {title}", said)
     pairs = [
         {"what": k.partition(" ")[0], "predicted": c["predicted"], "measured": c["divergence"]}
         for k, c in done.items()

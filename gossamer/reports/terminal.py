@@ -322,13 +322,16 @@ def _short(perplexity: float) -> str:
 
 
 def _lead(winner: str, budget: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
-    """The others' mean loss above the winner's, with the standard error of the difference over windows, in pairs."""
+    """The others' mean loss above the winner's, the nearest first, with the standard error over windows, in pairs."""
     mine = cells[f"{winner} {budget}"].get("by_window") or []
-    behind = []
+    behind: dict[str, list[float]] = {}
     for key, cell in cells.items():
         theirs = cell.get("by_window") or []
         method, _, at = key.partition(" ")
         if at == budget and method != winner and len(theirs) == len(mine) > 1:
-            rises = [b - a for a, b in zip(mine, theirs, strict=True)]
-            behind.append(f"{method} +{fmean(rises):.3f} ± {stdev(rises) / math.sqrt(len(rises)):.3f}")
-    return f"{budget}: {winner} is best" + (f"; nats a token above it: {', '.join(behind)}" if behind else "")
+            behind[method] = [b - a for a, b in zip(mine, theirs, strict=True)]
+    told = ", ".join(
+        f"{method} +{fmean(rises):.3f} ± {stdev(rises) / math.sqrt(len(rises)):.3f}"
+        for method, rises in sorted(behind.items(), key=lambda each: fmean(each[1]))
+    )
+    return f"{budget}: {winner} is best" + (f"; nats a token above it: {told}" if told else "")

@@ -676,6 +676,25 @@ def test_a_comparison_names_the_winner_and_keeps_failures_in_their_cell():
         assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400})
 
 
+def test_what_is_hopeless_does_not_press_the_rest_of_a_chart_together():
+    """It is named in words, has no line in the legend, and the axis ends below it."""
+    cells = {
+        "a 0.6": cell(20.0),
+        "a 0.3": cell(2e3, kept=0.3),
+        "b 0.6": cell(15.0),
+        "c 0.6": cell(1e6),
+        "d 0.6": cell(30.0),
+    }
+    page = compare_page.page({"cells": cells})
+    assert "Beyond the chart, at more than 20 times that: a, c." in page
+    spec = data_of(page)["charts"]["methods, params"]
+    there = spec["layer"][1]["encoding"]
+    assert there["y"]["scale"]["domain"][1] < 200
+    assert there["color"]["legend"]["values"] == ["a", "b", "d"]
+    svg = vl_convert.vegalite_to_svg({**spec, "width": 400})
+    assert {name: f">{name}<" in svg for name in "abcd"} == {"a": True, "b": True, "c": False, "d": True}
+
+
 def test_a_comparison_in_which_all_failed_is_a_page_too(tmp_path):
     (tmp_path / "compare.json").write_text(json.dumps({"cells": {"a 0.6": {"failed": "why <b>"}}}))
     assert "why &lt;b&gt;" in report(tmp_path).read_text()
