@@ -10,18 +10,27 @@ from gossamer.vocabulary import Curve, Unit
 
 
 def hull(curve: Curve, unit: Unit) -> NDArray[np.intp]:
-    """Indices of the options on the lower convex hull of (cost, error), by ascending cost and falling error."""
+    """Indices of the options on the lower convex hull of (cost, error), by ascending cost and falling error.
+
+    Source: the monotone chain of Andrew 1979, "Another efficient algorithm for convex hulls in two dimensions".
+    """
     costs, errors = curve.costs(unit), curve.errors
     order = np.lexsort((errors, costs))
     sinking = errors[order]
-    found = order[np.r_[True, sinking[1:] < np.minimum.accumulate(sinking)[:-1]]]
-    while True:
-        steep = -np.diff(errors[found]) / np.diff(costs[found])
-        # What lies on or above the line between its neighbours is off the hull, whoever else goes with it.
-        bent = steep[:-1] > steep[1:]
-        if bent.all():
-            return found
-        found = found[np.r_[True, bent, True]]
+    falling = order[np.r_[True, sinking[1:] < np.minimum.accumulate(sinking)[:-1]]]
+    kept: list[tuple[int, int, float]] = []
+    # Number by number: cut all at once, a long concave stretch, as that of pivoted ranks, loses few corners a round.
+    for i, cost, error in zip(falling.tolist(), costs[falling].tolist(), errors[falling].tolist(), strict=True):
+        while len(kept) > 1 and _above(kept[-1], kept[-2], (i, cost, error)):
+            kept.pop()
+        kept.append((i, cost, error))
+    return np.array([corner[0] for corner in kept])
+
+
+def _above(corner: tuple[int, int, float], left: tuple[int, int, float], right: tuple[int, int, float]) -> bool:
+    """Whether a corner lies on or above the line between its neighbours."""
+    (_, x, y), (_, x_left, y_left), (_, x_right, y_right) = corner, left, right
+    return (y - y_right) * (x - x_left) >= (y_left - y) * (x_right - x)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -36,7 +37,7 @@ class Structure(ABC):
         """What a weight of this size is called where weights of one kind are counted."""
         return self.name
 
-    @property
+    @cached_property
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2]
 
