@@ -33,6 +33,12 @@ def generate(
     start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
     if start is None or model.get_output_embeddings() is None or not model.can_generate():
         raise TextError(f"{type(model).__name__} cannot write its own calibration text; give one with --text FILE.")
+    known = model.get_input_embeddings().weight.shape[0]
+    if not 0 <= int(start) < known:
+        raise TextError(
+            f"{type(model).__name__} cannot write its own calibration text: it starts texts with token {start}, "
+            f"and it knows {known}; mend bos_token_id in its config, or give a text with --text FILE."
+        )
     written = [] if done is None else [done]
     first = 0 if done is None else len(done)
     starts = range(first, count, BATCH)

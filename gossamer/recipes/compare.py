@@ -139,7 +139,8 @@ def _apart(model: str, row: Settings, budgets: list[Budget], *ask: Any) -> list[
         with ProcessPoolExecutor(1, get_context("spawn"), _begin) as pool:
             return pool.submit(_cells, model, row, budgets, *ask).result()
     except BrokenProcessPool:
-        return [{"failed": "its process was killed; most often that is too little memory"}] * len(budgets)
+        why = "its process ended early: most often too little memory, or a script that lacks the __main__ guard"
+        return [{"failed": why}] * len(budgets)
     except Exception as error:  # whatever is wrong with one method must not take the others along
         return [{"failed": f"{type(error).__name__}: {error}"}] * len(budgets)
 

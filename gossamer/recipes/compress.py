@@ -107,6 +107,8 @@ def apply(
     path = Path(path)
     try:
         file = PlanFile.parse(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise PlanError(f"There is no file {path}; give one that 'gossamer plan' wrote.") from error
     except (OSError, ValueError) as error:
         raise PlanError(
             f"{path} cannot be read as a plan ({error}); give a file that 'gossamer plan' wrote."

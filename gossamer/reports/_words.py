@@ -25,7 +25,7 @@ def judged(p: Mapping[str, Any]) -> str:
 
 def apart(nats: float | None) -> str:
     """What a score's `divergence` counts; an encoder, whose score has no `nats`, is judged by how far off it is."""
-    return "output error², of its variance, halved" if nats is None else "KL divergence, nats a token"
+    return "half the squared output error over its variance" if nats is None else "KL divergence, nats a token"
 
 
 def text(p: Json) -> str:

@@ -92,7 +92,8 @@ def _race(found: Report) -> str:
         return ""
     places = ", ".join(f"{name} {divergence:.4f}" for name, divergence in found.rivals.items())
     windows = "window" if found.rival_windows == 1 else f"{found.rival_windows} windows"
-    return f"; KL over the first {windows}: {places}"
+    what = "output error" if found.score.nats is None else "KL"
+    return f"; {what} over the first {windows}: {places}"
 
 
 def _costs(table: Table, name: str, dense: Cost, small: Cost) -> None:

@@ -66,6 +66,16 @@ def test_a_longer_lesson_is_judged_by_what_judged_the_compression_and_does_not_l
     assert found["windows"] == 1024 // 32 - first["protocol"]["windows"]
 
 
+def test_a_first_token_that_the_model_does_not_know_is_named(copied, refused, tmp_path):
+    """A small GPT2Config made by hand starts with GPT-2's own token."""
+    model = copied("gpt2")
+    for name in ("config.json", "generation_config.json"):
+        told = json.loads((model / name).read_text()) | {"bos_token_id": 50256}
+        (model / name).write_text(json.dumps(told))
+    said = refused("compress", model, "--keep", 0.6, *FEW, "--out", tmp_path / "out")
+    assert "starts texts with token 50256, and it knows 272" in said
+
+
 def test_the_same_seed_writes_the_same_and_another_something_else(model_folder, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         settings = Settings(tokens=256, window=32, seed=seed)
