@@ -115,7 +115,7 @@ def codes_on(values: Tensor, scales: Tensor, points: Tensor, levels: Levels) -> 
 def inverse(scales: Tensor) -> Tensor:
     """One over each scale; 0 where that is infinite: the levels of such a scale are all one, or as good as one."""
     found = 1 / scales
-    return torch.where(found.isfinite(), found, 0.0)
+    return torch.where(found.isinf(), 0.0, found)
 
 
 def on_grid(values: Tensor, scales: Tensor, points: Tensor, levels: Levels) -> Tensor:

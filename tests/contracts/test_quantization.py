@@ -21,7 +21,7 @@ from gossamer.expressions.quantized import Quantized
 from gossamer.expressions.scattered import Scattered
 from gossamer.linalg import feedback
 from gossamer.linalg.feedback import passed_on, rounded, side
-from gossamer.linalg.grid import Levels, NormalLevels, codes_on, fit_grid, on_grid, row_grid, spread
+from gossamer.linalg.grid import Levels, NormalLevels, codes_on, fit_grid, inverse, on_grid, row_grid, spread
 from gossamer.linalg.kmeans import nearest, weighted_kmeans
 from gossamer.metrics import TableMetric
 from gossamer.metrics.activation import Activation
@@ -113,6 +113,10 @@ def test_a_grid_holds_constant_and_empty_groups_and_the_largest_and_smallest_num
     found = on_grid(groups, scales[:, None], points[:, None], Levels(bits))
     torch.testing.assert_close(found, groups, rtol=0.01, atol=0.0)
     assert torch.equal(scales, scales.bfloat16().double())
+
+
+def test_a_scale_that_is_no_number_is_not_hidden():
+    assert inverse(torch.tensor([float("nan"), 0.0, 2.0])).isnan().tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-40, -1e-40])
