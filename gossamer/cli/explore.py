@@ -10,7 +10,7 @@ from gossamer.recipes.explore import LOOPBACK, Desk, serve
 
 
 def run(
-    work: Annotated[Path, typer.Argument(metavar="WORK", help="The working folder of a run of `plan` or `compress`.")],
+    work: Annotated[Path, typer.Argument(metavar="WORK", help="The working folder of any plan, compress or compare.")],
     out: Annotated[Path, typer.Option(help="Folder for the plans that the page writes.")] = Path(),
     port: Annotated[int, typer.Option(help="Port on this machine; 0 for any that is free.")] = 0,
 ) -> None:
