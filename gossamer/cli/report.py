@@ -13,7 +13,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="File for the page.", show_default="DIR/report.html")] = None,
     beside: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Another compressed form of the same model, to stand beside; may be repeated."),
+        typer.Option(metavar="DIR", help="Another compressed form of the same model, to stand beside; repeatable."),
     ] = None,
 ) -> None:
     """Draw what is in DIR as one page for the browser, which needs no network."""

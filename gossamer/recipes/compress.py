@@ -22,6 +22,7 @@ from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import give_back, peak_bytes
 from gossamer.evaluation.sample import samples
 from gossamer.evaluation.speed import TOKENS, tokens_a_second
+from gossamer.expressions import Expression
 from gossamer.recipes._noting import Clock, located
 from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
@@ -192,7 +193,10 @@ def reachable(opened: Opened, found: Sequence[Site], groups: Narrowings, setting
 
 
 def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent) -> list[Any]:
-    """A model for each plan, with its expressions in place; what none rewrites they share with the dense one."""
+    """A model for each plan, with its expressions in place.
+
+    What none rewrites they share with the dense model, and what several write alike with each other.
+    """
     model = priced.opened.model
     built = [copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())}) for _ in plans]
     rewritten = [s for s in priced.sites if any(p.choices[s.name].structure != "dense" for p in plans)]
@@ -200,12 +204,15 @@ def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent)
     forms = {form.name for form in rewriting(priced.settings.structures)}
     for site in progress("solve", rewritten, len(rewritten)):
         weight, ruler = weight_of(priced.opened, site), priced.weigh(site)
+        solved: dict[Option, Expression] = {}
         for small, plan in zip(built, plans, strict=True):
             option = plan.choices[site.name]
             if site.name in joints and option.structure == joints[site.name].kind.name:
                 _narrow(small, priced, joints[site.name], option.size)
             if option.structure in forms:  # else dense, or narrowed when its group's reader comes
-                sites.replace(small, site, expression(priced, site, option, weight, ruler))
+                if option not in solved:
+                    solved[option] = expression(priced, site, option, weight, ruler)
+                sites.replace(small, site, solved[option])
     return built
 
 

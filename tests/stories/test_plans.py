@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gossamer.checkpoints.plugin import expressions_of
+from gossamer.recipes.compress import build
+from gossamer.recipes.planning import make_plan
+from gossamer.recipes.pricing import price_model
+from gossamer.vocabulary import Budget
 
 LAYER = "model.layers.1.mlp.up_proj"
 
@@ -121,6 +126,16 @@ def test_members_of_an_mlp_that_disagree_are_refused(change, said, narrow, refus
     path = tmp_path / "edited.json"
     path.write_text(json.dumps(plan), encoding="utf-8")
     assert said in refused("apply", path, "--out", tmp_path / "out", early=True)
+
+
+def test_what_two_plans_write_alike_is_solved_once(model_folder, tiny_settings, work):
+    settings = replace(tiny_settings, structures=("pivoted_low_rank",))
+    priced = price_model(str(model_folder("llama")), settings, work=work)
+    plan, other = (make_plan(priced.offer, Budget(unit="params", amount=x), "knapsack") for x in (0.6, 0.9))
+    first, again, third = (expressions_of(model) for model in build(priced, [plan, plan, other]))
+    assert first.keys() == again.keys() and all(first[name] is again[name] for name in first)
+    for name in first:
+        assert (plan.choices[name] == other.choices[name]) == (first[name] is third.get(name))
 
 
 def test_a_plan_says_what_it_predicts_and_for_what(planned, model_folder):
