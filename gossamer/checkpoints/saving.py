@@ -21,7 +21,7 @@ SLACK = 50_000_000
 
 def standing(path: Path) -> Path:
     """The folder `path`, or the nearest above it that exists; raises `OutputError` where a file is in the way."""
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    there = next(p for p in (path, *path.absolute().parents) if _exists(p))
     if path.is_file():
         raise OutputError(f"{path} is a file; give --out the name of a new folder.")
     if not there.is_dir():
@@ -29,9 +29,16 @@ def standing(path: Path) -> Path:
     return there
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # as of a name that is too long
+        raise OutputError(f"{path} cannot be looked at ({error.strerror}); give --out another name.") from error
+
+
 def new_file(path: Path) -> None:
     """Raise `OutputError` where there is something at `path`, or a file in the way of it."""
-    if path.exists():
+    if _exists(path):
         raise OutputError(f"{path} exists; give --out the name of a new file.")
     standing(path)
 

@@ -113,12 +113,24 @@ def write_text(path: Path, text: str) -> None:
         raise OutputError(f"Could not write {path}: {error}; free some space or choose another folder.") from error
 
 
-def read_json(path: Path) -> Any:
-    """What `write_json` saved; raises `WorkError` where it is missing or not JSON."""
+def read_json(path: Path, remedy: str = "delete it and run again") -> Any:
+    """What `write_json` saved; raises `WorkError` with the remedy where it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkError(f"{path} cannot be read ({error}); delete it and run again.") from error
+    except (OSError, ValueError, RecursionError) as error:  # the last for what is nested without end
+        raise WorkError(f"{path} cannot be read ({error}); {remedy}.") from error
+
+
+def _named(kind: str, identity: Mapping[str, Any]) -> str:
+    return f"{kind}-{identity_digest(identity)}"
+
+
+def check_identity(folder: Path) -> None:
+    """Raise `WorkError` where a folder of a workspace does not have the name that its identity gives it."""
+    remedy = f"delete {folder} and run again"
+    identity = read_json(folder / "identity.json", remedy)
+    if folder.name != _named(folder.name.partition("-")[0], identity):
+        raise WorkError(f"{folder} is not what its identity.json says; {remedy}.")
 
 
 class Workspace:
@@ -132,7 +144,7 @@ class Workspace:
 
     def folder(self, kind: str, identity: Mapping[str, Any]) -> Path:
         """The folder for results of one kind and identity; made, with the identity written into it, where missing."""
-        path = self.root / f"{kind}-{identity_digest(identity)}"
+        path = self.root / _named(kind, identity)
         note = path / "identity.json"
         if not note.exists():
             write_json(note, dict(identity))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from gossamer.checkpoints import saving
 from gossamer.checkpoints.store import write_json
 from gossamer.errors import BudgetError, GossamerError, OutputError, WorkError
 from gossamer.recipes.measuring import default_work
@@ -28,13 +29,17 @@ LOOPBACK = "127.0.0.1"
 class Desk:
     """Answers the page: the offers of the folder `work`, the plan for a budget, and a plan as a file in `out`.
 
-    Raises `WorkError` where the folder holds no prices.
+    Raises `WorkError` where the folder holds no prices that can be read, and `OutputError` where `out` cannot be one.
     """
 
     def __init__(self, work: Path, out: Path) -> None:
+        if not work.is_dir():
+            raise WorkError(f"There is no folder {work}; give the --work folder of a run of 'gossamer plan'.")
+        saving.standing(out)
         self.work, self.out = work, out
         self.token = secrets.token_urlsafe()
-        found = sorted(work.glob("curves-*/asked-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        notes = (note for note in work.glob("curves-*/asked-*.json") if note.parent.suffix != ".partial")
+        found = sorted(notes, key=lambda path: path.stat().st_mtime, reverse=True)
         if not found:
             raise WorkError(
                 f"{work} holds no prices to plan with; give the --work folder of a run of 'gossamer plan' or "
@@ -52,6 +57,7 @@ class Desk:
         self.offer = lru_cache(maxsize=2)(self._offer)
         self._bundles = lru_cache(maxsize=2)(self._bundled)
         self._planned = lru_cache(maxsize=64)(self._plan)
+        self._newest()
 
     def _offer(self, of: str) -> Offer:
         if of not in self._names:
@@ -209,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
             found = make()
         except GossamerError as error:
             found = {"error": str(error)}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             found = {"error": "The request was not understood; reload the page."}
         self._send(200, "application/json", json.dumps(found))
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from gossamer import budgets
 from gossamer.bottlenecks import Group
 from gossamer.budgets._hull import frontier
-from gossamer.checkpoints.store import read_json
+from gossamer.checkpoints.store import check_identity, identity_digest, read_json
 from gossamer.errors import WorkError
 from gossamer.recipes import probing
 from gossamer.recipes.measuring import FORMAT
@@ -117,9 +117,13 @@ def asked(note: Path) -> tuple[str, Settings]:
 
 
 def _current(note: Path) -> Any:
-    found = read_json(note)
-    if found["format"] != FORMAT:
-        raise WorkError(f"{note} was written by another version of gossamer; run 'gossamer plan' again.")
+    check_identity(note.parent)
+    remedy = "delete it and run 'gossamer plan' again"
+    found = read_json(note, remedy)
+    if found["format"] != FORMAT or "checksum" not in found:
+        raise WorkError(f"{note} was written by another version of gossamer; {remedy}.")
+    if found.pop("checksum") != identity_digest(found):
+        raise WorkError(f"{note} is damaged: its checksum does not match; {remedy}.")
     return found
 
 

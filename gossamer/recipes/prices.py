@@ -171,10 +171,11 @@ def sound_prices(
 
 def read_prices(path: Path) -> Rows:
     """Every layer's prices; raises `WorkError` where the file is not as it was written."""
-    kept = read_json(path)
+    remedy = "delete it and run 'gossamer plan' again"
+    kept = read_json(path, remedy)
     rows = kept.get("prices") if isinstance(kept, dict) else None
     if not isinstance(rows, dict) or kept.get("digest") != identity_digest(rows):
-        raise WorkError(f"{path} is damaged: its checksum does not match; delete it and run again.")
+        raise WorkError(f"{path} is damaged: its checksum does not match; {remedy}.")
     return dict(rows)
 
 

@@ -268,7 +268,7 @@ def remember(priced: Priced) -> None:
     }
     path = priced.factors / f"asked-{identity_digest({k: note[k] for k in ('model', 'settings')})}.json"
     if not path.exists():
-        write_json(path, note)
+        write_json(path, note | {"checksum": identity_digest(note)})
 
 
 def expression(

@@ -1,7 +1,7 @@
 """The page of a folder, from the files in it: nothing is measured, and no model is opened."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from gossamer.reports._words import judged
 
 KINDS = ("compare", "report", *taught_page.DONE)
 """What a folder may be about: a file of this name and `.json` says it."""
+
+LACKING = (LookupError, TypeError, AttributeError)
+"""What reading figures raises where they are not there."""
 
 
 def report(folder: Path | str, out: Path | str | None = None, beside: Sequence[Path | str] = ()) -> Path:
@@ -49,10 +52,11 @@ def _legible(folder: Path) -> Iterator[None]:
     """Raise `WorkError` where a file in `folder` lacks what the page shows."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (*LACKING, ValueError, ArithmeticError) as error:  # the last two where they are no figures
+        lacks = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise WorkError(
             f"{folder} was written by another version of gossamer, or changed by hand: a file in it does not have what "
-            f"the page shows ({error!r}); make it anew."
+            f"the page shows ({lacks}); make it anew."
         ) from error
 
 
@@ -67,7 +71,7 @@ def _kind(folder: Path) -> str:
 
 
 def _read(folder: Path, kind: str) -> Any:
-    return read_json(folder / f"{kind}.json")
+    return read_json(folder / f"{kind}.json", "make it anew in another folder")
 
 
 def _page(folder: Path, kind: str, found: Any, beside: Mapping[str, Any]) -> str:
@@ -79,12 +83,14 @@ def _page(folder: Path, kind: str, found: Any, beside: Mapping[str, Any]) -> str
     if not path.exists():
         why = "landscape.json is not in the folder; compress again to have them."
         return report_page.page(found, None, missing=why, beside=beside)
-    try:
+    landscape = None
+    with suppress(WorkError):
         landscape = read_json(path)
-    except WorkError:
-        why = "landscape.json is damaged; compress again to have them."
-        return report_page.page(found, None, missing=why, beside=beside)
-    return report_page.page(found, landscape, beside=beside)
+    if isinstance(landscape, dict):
+        with suppress(*LACKING):
+            return report_page.page(found, landscape, beside=beside)
+    why = "landscape.json is damaged; compress again to have them."
+    return report_page.page(found, None, missing=why, beside=beside)
 
 
 def _standing(folder: Path) -> Any:

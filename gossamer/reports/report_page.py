@@ -126,8 +126,8 @@ def _wanted(report: Json, beside: Mapping[str, Json]) -> str:
     same = _words(report, ["--bytes", str(report["small_total"]["bytes"])], "quantized", ["--method", "gptq"])
     draw = shlex.join(["gossamer", "report", report["out"], "--beside", "quantized"])
     return (
-        "<details><summary>No quantized model of the same size stands beside it</summary><p>These measure "
-        f"one, and draw it here:</p><pre><code>{escape(shlex.join(same))}\n{escape(draw)}</code></pre></details>"
+        "<details><summary>No quantized model of at most this size stands beside it</summary><p>These "
+        f"make one, and draw it here:</p><pre><code>{escape(shlex.join(same))}\n{escape(draw)}</code></pre></details>"
     )
 
 
@@ -149,7 +149,8 @@ def _charted(report: Json, landscape: Json, beside: Mapping[str, Json], charts: 
     charts["frontier"] = _charts.frontier(
         landscape["frontiers"][asked["unit"]], marks, asked["unit"], f"loss, {unit}", title
     )
-    said = "; ".join(f"{m['what']} {m['y']:.4g}" for m in marks)
+    apart_from = [f" at {amount(asked['unit'], m['x'])}" * (m["x"] != x) for m in marks]
+    said = "; ".join(f"{m['what']} {m['y']:.4g}{at}" for m, at in zip(marks, apart_from, strict=True))
     first = chart("frontier", "Least predicted loss over the budget", f"At {amount(asked['unit'], x)}: {said}.")
     head = f"<section><h2>What a budget costs</h2><p>The line is the least predicted loss ({escape(unit)}) of any plan."
     if unit != LOSS:
@@ -232,7 +233,7 @@ def _other(other: Json) -> str:
 
 
 def command(report: Json) -> str:
-    """The command line that asks for the same: where a plan was applied, the plan in the folder is that plan."""
+    """The command line that asks for the same, in another folder: a plan that was applied is still in the first."""
     if report["asked"].get("applied"):
         words = ["gossamer", "apply", str(PurePath(report["out"]) / "plan.json"), "--out", "again"]
         return shlex.join([*words, *_test(report["asked"])])
@@ -240,7 +241,7 @@ def command(report: Json) -> str:
     option = f"--{OPTION[budget['unit']]}"
     how = ["--metric", settings["metric"], "--structures", ",".join(settings["structures"])]
     how += ["--allocator", settings["allocator"], *(["--tie"] if settings["tie"] else [])]
-    return shlex.join(_words(report, [option, f"{budget['amount']:.12g}"], report["out"], how))
+    return shlex.join(_words(report, [option, f"{budget['amount']:.12g}"], "again", how))
 
 
 def _words(report: Json, budget: Sequence[str], out: str, how: Sequence[str]) -> list[str]:

@@ -106,6 +106,17 @@ def test_the_map_can_be_walked_by_keyboard(visit, small):
     assert page.locator('.map > button[aria-pressed="true"]').count() == 1
 
 
+def test_the_spectrum_marks_the_size_at_the_loss_that_the_page_tells(visit, small):
+    page = visit((small / "report.html").as_uri())
+    for i in range(page.locator(".map > button").count()):
+        page.locator(".map > button").nth(i).click()
+        page.wait_for_function("views.spectrum.data('chosen').length < 2")
+        for mark, told in page.evaluate(
+            "views.spectrum.data('chosen').map((p) => [p.loss, loss(p.weight ?? data.weights[map.at].name)])"
+        ):
+            assert mark == told or told == 0  # what is narrowed jointly has its loss at one of the weights
+
+
 def test_colours_follow_what_is_asked_for(visit, small):
     page = visit((small / "report.html").as_uri())
     seen = set()

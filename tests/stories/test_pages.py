@@ -16,6 +16,7 @@ import vl_convert
 from rich.console import Console
 
 from gossamer import Budget, plan, settings
+from gossamer.checkpoints.store import identity_digest
 from gossamer.errors import WorkError
 from gossamer.recipes.explore import LOOPBACK, Desk, serve
 from gossamer.recipes.planning import Bundles, landscape, make_plan, remembered
@@ -69,7 +70,7 @@ def test_the_page_says_in_words_what_came_out(compressed):
         found["asked"]["digest"],
         found["asked"]["calibration"]["ids_sha256"],
         found["machine"]["torch"],
-        "No quantized model of the same size stands beside it",
+        "No quantized model of at most this size stands beside it",
         f"read on this machine in windows of {found['speed']['window']}",
     ):
         assert said in page
@@ -122,6 +123,8 @@ def test_what_else_was_measured_stands_beside(small, quantized, run):
     ]
     assert len([c for c in cells_of(page, "tokens a second, reading") if c != "–"]) == 4
     assert "four" in [m["what"].split(",")[0] for m in frontier_marks(page)]
+    taken = other["small"]["params"] / found["dense"]["params"]
+    assert re.search(rf"four, measured [0-9.e-]+ at {taken:g} of", page), page[page.index("four, meas") :][:200]
     assert "structures asymmetric" in page or "structures symmetric" in page
 
 
@@ -236,7 +239,7 @@ def test_a_trained_model_may_stand_beside(taught, compressed, tmp_path):
 def test_the_command_on_the_page_asks_for_the_same(compressed, run, tmp_path, work):
     made = compressed("llama")
     words = shlex.split(report_page.command(made.document("report.json")))
-    assert words[0] == "gossamer"
+    assert words[0] == "gossamer" and words[words.index("--out") + 1] == "again"
     words[words.index("--out") + 1] = str(tmp_path / "again")
     told = run(*words[1:], "--work", work)
     assert told.code == 0, told.err
@@ -269,6 +272,7 @@ def test_only_a_page_of_its_own_is_drawn_over(small, refused, tmp_path):
     (tmp_path / "precious.txt").write_text("precious")
     assert "precious.txt exists" in refused("report", small, "--out", tmp_path / "precious.txt")
     assert (tmp_path / "precious.txt").read_text() == "precious"
+    assert "cannot be looked at" in refused("report", small, "--out", tmp_path / ("a" * 300))
     assert report(small, small / "report.html") == small / "report.html"
 
 
@@ -338,10 +342,18 @@ def test_a_folder_without_files_is_refused(refused, tmp_path):
 
 
 def test_a_page_without_its_map_says_what_is_missing(small, run):
-    for spoil in (lambda p: p.write_text('{"model": "ll'), lambda p: p.unlink()):
+    land = json.loads((small / "landscape.json").read_text())
+    empty = {**land, "weights": [{**weight, "ways": None} for weight in land["weights"]]}
+    for spoil in (
+        lambda p: p.write_text('{"model": "ll'),
+        lambda p: p.write_text("null"),
+        lambda p: p.write_text("[" * 100_000),
+        lambda p: p.write_text(json.dumps(empty)),
+        lambda p: p.unlink(),
+    ):
         spoil(small / "landscape.json")
         assert run("report", small).code == 0
-        assert "No map and no frontier: landscape.json" in (small / "report.html").read_text()
+        assert "No map and no frontier: landscape.json is" in (small / "report.html").read_text()
 
 
 def test_half_written_and_foreign_files_are_refused(small, refused):
@@ -356,8 +368,25 @@ def test_half_written_and_foreign_files_are_refused(small, refused):
     del found["score"]
     (small / "report.json").write_text(json.dumps(found))
     assert "another version" in refused("report", small)
-    (small / "report.json").write_text('{"model":')
-    assert "cannot be read" in refused("report", small)
+    for text in ('{"model":', "[" * 100_000):
+        (small / "report.json").write_text(text)
+        told = refused("report", small)
+        assert "cannot be read" in told and "make it anew in another folder" in told
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda found: found["dense"].update(params=0),
+        lambda found: found["speed"].update(dense=0),
+        lambda found: found["score"].update(divergence=float("inf")),
+    ],
+)
+def test_figures_that_are_none_are_refused(spoil, small, refused):
+    found = json.loads((small / "report.json").read_text())
+    spoil(found)
+    (small / "report.json").write_text(json.dumps(found))
+    assert "does not have what the page shows" in refused("report", small)
 
 
 # ── the frontier and the offer ────────────────────────────────────────────────────────────────────────────────────────
@@ -490,19 +519,37 @@ def test_explore_refuses_what_it_cannot_plan_with(offer, refused, tmp_path):
     shutil.copytree(offer[0], tmp_path / "work")
     (note,) = (tmp_path / "work").glob("curves-*/asked-*.json")
     whole = json.loads(note.read_text())
-    for spoilt, said in (({**whole, "format": 0}, "another version"), ({**whole, "sites": [{}]}, "damaged")):
+    for spoilt, said in (
+        ({**whole, "format": 0}, "another version"),
+        ({name: value for name, value in whole.items() if name != "checksum"}, "another version"),
+        ({**whole, "itemsize": 8}, "checksum does not match; delete it and run 'gossamer plan' again"),
+        (sealed({**whole, "sites": [{}]}), "damaged"),
+    ):
         note.write_text(json.dumps(spoilt))
-        with pytest.raises(WorkError, match=said):
-            Desk(tmp_path / "work", tmp_path).page()
+        assert re.search(said, refused("explore", tmp_path / "work"))
+    note.write_text(json.dumps(whole))
+    assert "There is no folder" in refused("explore", tmp_path / "nowhere")
+    assert "cannot be looked at" in refused("explore", tmp_path / "work", "--out", "a" * 300)
+    identity = note.parent / "identity.json"
+    for spoilt, said in (("{}", "is not what its identity.json says"), ("{", "cannot be read")):
+        identity.write_text(spoilt)
+        assert said in refused("explore", tmp_path / "work")
+    note.parent.rename(f"{note.parent}.partial")
+    assert "holds no prices" in refused("explore", tmp_path / "work")
 
 
-def test_explore_leaves_out_what_it_cannot_read(offer, tmp_path):
+def sealed(note):
+    note = {name: value for name, value in note.items() if name != "checksum"}
+    return {**note, "checksum": identity_digest(note)}
+
+
+def test_explore_leaves_out_what_it_cannot_read(offer, tiny_settings, tmp_path):
     work = shutil.copytree(offer[0], tmp_path / "work")
     (note,) = work.glob("curves-*/asked-*.json")
-    other = shutil.copytree(note.parent, work / "curves-other")
-    (other / note.name).write_text(json.dumps({**json.loads(note.read_text()), "format": 0}))
-    (other / note.name).rename(other / "asked-older.json")
-    (other / "asked-newer.json").write_text(note.read_text())
+    plan(offer[1], Budget(unit="params", amount=0.6), replace(tiny_settings, seed=1), work=work)
+    (other,) = (path.parent for path in work.glob("curves-*/asked-*.json") if path != note)
+    (other / "asked-older.json").write_text(json.dumps({**json.loads(note.read_text()), "format": 0}))
+    next(path for path in other.glob("asked-*.json") if "older" not in path.name).rename(other / "asked-newer.json")
     (other / "curves.json").unlink()
     os.utime(other / "asked-newer.json", (2e9, 2e9))
     page = Desk(work, tmp_path).page()
@@ -566,6 +613,7 @@ def test_the_explorer_answers_whatever_is_sent(asking, offer, capfd):
         (json.dumps({**asked, "amount": []}), {}),
         ("[]", {}),
         ("{", {}),
+        ("[" * 9_000, {}),
     ):
         status, told = ask("POST", "/write", body, **token, **more)
         assert status == 200

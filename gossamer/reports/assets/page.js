@@ -158,7 +158,7 @@ function shown() {
     .filter((p) => p.structure === option.structure)
     .sort((a, b) => Math.abs(a.size - option.size) - Math.abs(b.size - option.size))
     .slice(0, 1)
-    .map((p) => ({ ...p, size: option.size, kept: keptOf(weight) }));
+    .map((p) => ({ ...p, size: option.size, kept: keptOf(weight), loss: loss(weight.name) || p.loss }));
   const [lowest, highest] = [Math.min(...points.map((p) => p.loss)), Math.max(...points.map((p) => p.loss))];
   find(".picked figcaption").textContent = points.length
     ? `Predicted loss over what is kept of this weight: from ${short(highest)} at its smallest to ${short(lowest)} ${data.unit} at its largest size.`
@@ -242,7 +242,10 @@ async function follow(plan, amount) {
   document.body.classList.remove("waiting");
   find("#write").disabled = "error" in plan;
   say(plan.error ?? "");
-  if (plan.error) return find("#bound").replaceChildren();
+  if (plan.error) {
+    find("#predicted").textContent = "–";
+    return find("#bound").replaceChildren();
+  }
   data.choices = plan.choices;
   data.amount = amount;
   find("#predicted").textContent = `${short(plan.predicted)} ${data.unit}`;
