@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gossamer.linalg.cholesky import safe_cholesky
+from gossamer.linalg.congruence import congruence
 
 
 def principal_rows(weight: Tensor, gram: Tensor | None) -> Tensor:
@@ -15,8 +16,7 @@ def principal_rows(weight: Tensor, gram: Tensor | None) -> Tensor:
     """
     m, n = weight.shape
     if m <= n:
-        inner = weight @ (weight.T if gram is None else gram @ weight.T)
-        values, vectors = torch.linalg.eigh(0.5 * (inner + inner.T))
+        values, vectors = torch.linalg.eigh(congruence(weight, gram))
         rows: Tensor = vectors * values.clamp_min(0).sqrt()
     else:
         white = weight if gram is None else weight @ safe_cholesky(gram)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gossamer.expressions import Expression
 from gossamer.linalg.cholesky import safe_cholesky
+from gossamer.linalg.congruence import congruence
 from gossamer.metrics import KroneckerMetric, Metric, times
 from gossamer.solvers._base import Solver
 from gossamer.structures import RankStructure, Structure
@@ -35,10 +36,11 @@ class WhitenedSVD(Solver):
         small = metric.output if wide else metric.input
         large = metric.input if wide else metric.output
         root = None if small is None else safe_cholesky(small if small.dim() == 2 else small.diag())
-        inner = tall @ times(large, tall.T)
+        inner = congruence(tall, large)
         if root is not None:
             inner = root.T @ inner @ root
-        energy, vectors = torch.linalg.eigh(0.5 * (inner + inner.T))
+            inner = 0.5 * (inner + inner.T)
+        energy, vectors = torch.linalg.eigh(inner)
         energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
         basis = vectors if root is None else torch.linalg.solve_triangular(root.T, vectors, upper=True)
         return {"energy": energy, "basis": basis.float()}
@@ -58,15 +60,16 @@ class WhitenedSVD(Solver):
     def matrix(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> Tensor:
-        left, right = self.factors(weight, size, metric, prepared)
+        """In float32, which is enough to try out what an error of this size costs."""
+        left, right = self.factors(weight.float(), size, metric, prepared)
         return left @ right
 
     @staticmethod
     def factors(weight: Tensor, size: int, metric: Metric, prepared: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(left (m × r), right (r × n)) of the best matrix of rank r."""
+        """(left (m × r), right (r × n)) of the best matrix of rank r, in the weight's dtype."""
         assert isinstance(metric, KroneckerMetric)
-        basis = prepared["basis"][:, :size].double()
+        basis = prepared["basis"][:, :size].to(weight.dtype)
         wide = weight.shape[0] <= weight.shape[1]
         small = metric.output if wide else metric.input
-        other = times(small, basis).T @ (weight if wide else weight.T)
+        other = times(None if small is None else small.to(weight.dtype), basis).T @ (weight if wide else weight.T)
         return (basis, other) if wide else (other.T, basis.T)

@@ -115,7 +115,7 @@ class SumsFolder:
             return self._last[name][1]
         tensors, facts = read_tensors(path)
         count = int(facts["count"] if statistic(name).reads == INPUTS else facts["tokens"])
-        mean = statistic_at(name, site).finished(tensors["sum"].double().div_(max(count, 1)), site.applied)
+        mean = statistic_at(name, site).finished(tensors["sum"], site.applied).double().div_(max(count, 1))
         self._last[name] = (path, mean)
         return mean
 

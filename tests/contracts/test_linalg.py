@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.errors import NumericsError
+from gossamer.linalg import congruence as by_halves
 from gossamer.linalg.cholesky import safe_cholesky
+from gossamer.linalg.congruence import congruence
 from gossamer.linalg.gram import PANEL, add_gram, from_panels, panels_numel
 from gossamer.linalg.skeleton import skeleton
 
@@ -42,6 +44,18 @@ def test_a_gram_of_no_tokens_adds_nothing():
 @pytest.mark.parametrize("n", SIZES)
 def test_panels_hold_every_pair_and_little_more(n):
     assert n * (n + 1) // 2 <= panels_numel(n) <= n * (n + PANEL) // 2 + PANEL**2
+
+
+@pytest.mark.parametrize("panel", [1, 4, 7, 8, 19, 20, 768])
+def test_a_congruence_by_halves_is_the_congruence(panel, monkeypatch):
+    """To the last digit: these sums are of whole numbers and halves."""
+    monkeypatch.setattr(by_halves, "PANEL", panel)
+    weight, rows = integers(0, 5, 19).double(), integers(1, 40, 19).double()
+    side = rows.T @ rows
+    found = congruence(weight, side)
+    assert torch.equal(found, weight @ side @ weight.T)
+    assert torch.equal(congruence(weight, side.diagonal()), weight @ side.diagonal().diag() @ weight.T)
+    assert torch.equal(congruence(weight, None), weight @ weight.T)
 
 
 @given(n=st.integers(1, 12), rank=st.integers(1, 12), scale=st.floats(-12, 12), seed=st.integers(0, 10_000))
