@@ -32,6 +32,7 @@ import torch
 from gossamer import Budget, GossamerError, compress, data, methods
 from gossamer.checkpoints.opening import open_model
 from gossamer.evaluation import fidelity
+from gossamer.evaluation.machine import machine
 from gossamer.recipes.measuring import FORMAT, default_work
 from gossamer.recipes.pricing import Priced, price_model
 
@@ -147,7 +148,7 @@ def main() -> None:
     library.llama_backend_init()
     settings = methods.settings(given.method, text=given.calibration, embeddings=True)
     opened = open_model(given.model, given.work)
-    windows = data.cut(data.read(given.test), given.test, opened.tokenizer, 1024)
+    windows = data.cut(data.read(given.test), Path(given.test).name, opened.tokenizer, 1024)
     windows = replace(windows, ids=windows.ids[: given.tokens // 1024])
     read = {**asdict(settings), "text": data.digest(data.read(given.calibration))}
     judged = {**windows.identity(), "source": None}
@@ -186,7 +187,7 @@ def main() -> None:
             }
             rows.append(row)
             given.out.parent.mkdir(parents=True, exist_ok=True)
-            found = {"model": given.model, "identity": identity, "rows": rows}
+            found = {"model": Path(given.model).name, "identity": identity, "machine": machine(), "rows": rows}
             given.out.write_text(json.dumps(found, indent=1) + "\n")
             print(json.dumps(row), flush=True)
 
