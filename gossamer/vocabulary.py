@@ -373,9 +373,9 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:
-    """One weight as it is shown: for each structure that was priced some (size, kept parameters, predicted loss).
+    """One weight as it is shown: for each structure that was priced some (size, share kept, predicted loss).
 
-    `kept` is the share of the dense parameters. What is narrowed jointly has the loss of the whole group.
+    What is narrowed jointly has the loss of the whole group.
     """
 
     name: str
@@ -390,6 +390,7 @@ class Landscape:
 
     `frontiers` has for each unit of a budget (amount, least predicted loss in `unit`) pairs, `dense` and `total` are
     the costs of the linear layers and of the whole model, and `predicted` is the loss of each plan that was considered.
+    What is kept of a weight is counted in `kept_in`: bytes where numbers may become shorter, else parameters.
     """
 
     model: str
@@ -398,6 +399,7 @@ class Landscape:
     dense: Cost
     total: Cost
     frontiers: Mapping[Unit, tuple[tuple[float, float], ...]]
+    kept_in: Unit
     weights: tuple[Weight, ...]
     budget: Budget
     choices: Mapping[str, Option]

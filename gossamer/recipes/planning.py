@@ -15,6 +15,7 @@ from gossamer.recipes.measuring import FORMAT
 from gossamer.recipes.menus import Joint, narrowing, rewriting
 from gossamer.recipes.prices import curves_of, read_prices
 from gossamer.recipes.pricing import Offer
+from gossamer.structures import ShorterStructure
 from gossamer.vocabulary import (
     NO_COST,
     Budget,
@@ -175,6 +176,8 @@ def landscape(offer: Offer, plans: Sequence[Plan], bundles: Bundles | None = Non
     bundles = bundles or Bundles(offer, offer.settings.allocator)
     curves = {curve.site: curve for curve in offer.curves}
     dense = sum((curve.dense.cost for curve in offer.curves), NO_COST)
+    shorter = any(isinstance(form, ShorterStructure) for form in rewriting(offer.settings.structures))
+    kept_in: Unit = "bytes" if shorter else "params"
     return Landscape(
         model=offer.model,
         digest=offer.digest,
@@ -182,7 +185,8 @@ def landscape(offer: Offer, plans: Sequence[Plan], bundles: Bundles | None = Non
         dense=dense,
         total=offer.total,
         frontiers={unit: bundles.frontier(unit) for unit in get_args(Unit)},
-        weights=tuple(_weight(site, offer, curves[site.name]) for site in offer.sites),
+        kept_in=kept_in,
+        weights=tuple(_weight(site, offer, curves[site.name], kept_in) for site in offer.sites),
         budget=plans[0].budget,
         choices=plans[0].choices,
         predicted={plan.allocator: plan.predicted for plan in plans},
@@ -201,21 +205,26 @@ def _frontier(offer: Offer, bundles: Sequence[budgets.Bundle], unit: Unit) -> tu
     return tuple((_rounded(cost / dense.of(unit)), _rounded(loss)) for cost, loss in shown)
 
 
-def _weight(site: Site, offer: Offer, curve: Curve) -> Weight:
+def _weight(site: Site, offer: Offer, curve: Curve, kept_in: Unit) -> Weight:
     options: dict[str, list[Option]] = {}
     for option in curve.options:
         if option.structure != "dense":
             options.setdefault(option.structure, []).append(option)
     ways = {
         name: [
-            (o.size, _share(o, curve), _rounded(o.error)) for o in _spread(sorted(each, key=lambda o: o.size), SIZES)
+            (o.size, _share(o, curve, kept_in), _rounded(o.error))
+            for o in _spread(sorted(each, key=lambda o: o.size), SIZES)
         ]
         for name, each in options.items()
     }
     for joint in offer.joints:
         if any(member.name == site.name for member in joint.group.members):
             ways[joint.kind.name] = [
-                (one[site.name].size, _share(one[site.name], curve), _rounded(sum(o.error for o in one.values())))
+                (
+                    one[site.name].size,
+                    _share(one[site.name], curve, kept_in),
+                    _rounded(sum(o.error for o in one.values())),
+                )
                 for one in joint.options
             ]
     return Weight(
@@ -226,8 +235,8 @@ def _weight(site: Site, offer: Offer, curve: Curve) -> Weight:
     )
 
 
-def _share(option: Option, curve: Curve) -> float:
-    return _rounded(option.cost.params / curve.dense.cost.params)
+def _share(option: Option, curve: Curve, kept_in: Unit) -> float:
+    return _rounded(option.cost.of(kept_in) / curve.dense.cost.of(kept_in))
 
 
 def _rounded(number: float) -> float:

@@ -142,9 +142,12 @@ def against(points: Rows, loss: str, kinds: Sequence[str] = (), colours: Sequenc
     )
 
 
-def spectrum(loss: str, structures: Sequence[str], points: Rows) -> Spec:
-    """What is lost over what is kept of one weight; `structures` in the order of their colours, dense first."""
-    x = _number("kept", "kept parameters of this weight")
+def spectrum(loss: str, kept: str, structures: Sequence[str], points: Rows) -> Spec:
+    """What is lost over what is kept of one weight, in the numbers called `kept`.
+
+    `structures` are in the order of their colours, dense first.
+    """
+    x = _number("kept", f"kept {kept} of this weight")
     x["scale"] = {"zero": True, "nice": False}  # what holds a part for others may keep more than all of itself
     x["axis"] = {"format": ".0%", "tickCount": 6}
     y = _number("loss", f"predicted loss, {loss}", log=True)

@@ -11,7 +11,7 @@ MAP = """
 <p>Each cell is one weight: layers side by side, kinds of weights below each other. Pick one, by pointer or with the
 arrow keys, to see its spectrum.</p>
 <fieldset><legend>Colour by</legend>
-<label><input type="radio" name="by" value="kept" checked> kept parameters</label>
+<label><input type="radio" name="by" value="kept" checked> what is kept</label>
 <label><input type="radio" name="by" value="loss"> predicted loss</label>
 <label><input type="radio" name="by" value="structure"> structure</label>
 </fieldset>
@@ -29,6 +29,9 @@ arrow keys, to see its spectrum.</p>
 </section>
 """
 
+NUMBERS = {"params": "parameters", "bytes": "bytes"}
+"""What the pages call what is kept of a weight."""
+
 
 def model_data(landscape: Mapping[str, Any]) -> dict[str, Any]:
     """What the script needs to draw the map, from a landscape as JSON."""
@@ -40,13 +43,17 @@ def model_data(landscape: Mapping[str, Any]) -> dict[str, Any]:
     points = [
         {"structure": n, "size": s, "kept": k, "loss": y} for n, rows in ways.items() for s, k, y in rows if y > 0
     ]
+    kept_in = landscape.get("kept_in", "params")
+    kept = NUMBERS[kept_in]
     return {
         "unit": landscape["unit"],
+        "kept_in": kept_in,
+        "kept": kept,
         "rows": rows,
         "columns": columns,
         "weights": [{**w, "row": r, "column": c} for w, (r, c) in zip(landscape["weights"], where, strict=True)],
         "choices": chosen,
         "structures": structures,
         "first": first,
-        "charts": {"spectrum": _charts.spectrum(landscape["unit"], structures, points)},
+        "charts": {"spectrum": _charts.spectrum(landscape["unit"], kept, structures, points)},
     }

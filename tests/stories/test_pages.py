@@ -133,6 +133,21 @@ def frontier_marks(page):
     return layer["data"]["values"]
 
 
+def test_what_is_kept_of_a_weight_is_counted_in_bytes_where_numbers_become_shorter(small, quantized):
+    """Of the parameters a quantized weight keeps all, and its scales on top."""
+    for folder, kept_in in ((small, "params"), (quantized, "bytes")):
+        data = data_of((folder / "report.html").read_text())
+        assert data["kept_in"] == kept_in
+        for weight in data["weights"]:
+            chosen = data["choices"][weight["name"]]
+            shares = {size: share for size, share, _ in weight["ways"].get(chosen["structure"], ())}
+            if chosen["size"] in shares:
+                assert shares[chosen["size"]] == pytest.approx(
+                    chosen["cost"][kept_in] / weight["cost"][kept_in], rel=1e-3
+                )
+            assert all(share < 1 for share in shares.values()) or kept_in == "params"
+
+
 def test_speed_of_another_machine_is_not_set_beside(small, quantized, tmp_path):
     other = shutil.copytree(quantized, tmp_path / "other")
     told = json.loads((other / "report.json").read_text())
@@ -312,7 +327,7 @@ def marked(found, at=""):
         return {f"{k}{EVIL}" if at in NAMED else k: marked(v, k) for k, v in found.items()}
     if isinstance(found, list):
         return [marked(v, at) for v in found]
-    return f"{found}{EVIL}" if isinstance(found, str) and at not in ("unit", "digest") else found
+    return f"{found}{EVIL}" if isinstance(found, str) and at not in ("unit", "digest", "kept_in") else found
 
 
 def test_no_name_or_text_can_become_markup(compressed):

@@ -83,7 +83,7 @@ function walk(event, i) {
 // The loss of what is narrowed jointly stands at one of the weights, and is 0 at the others.
 const loss = (name) => data.choices[name].error;
 const total = () => Object.values(data.choices).reduce((sum, option) => sum + option.error, 0);
-const keptOf = (weight) => data.choices[weight.name].cost.params / weight.cost.params;
+const keptOf = (weight) => data.choices[weight.name].cost[data.kept_in] / weight.cost[data.kept_in];
 
 function paint() {
   find(".map").dataset.by = map.by;
@@ -124,7 +124,7 @@ function letter(name) {
 function key(top) {
   const ramp = (name) => make("span", { class: "ramp", style: `background:linear-gradient(in oklab to right,var(--${name}-0),var(--${name}-1))` });
   const rows = {
-    kept: () => [make("span", {}, "0 %", ramp("kept"), "100 % of the weight's parameters kept; the number is the percentage")],
+    kept: () => [make("span", {}, "0 %", ramp("kept"), `100 % of the weight's ${data.kept} kept; the number is the percentage`)],
     loss: () => [make("span", {}, short(top / 1e4), ramp("loss"), `${short(top)} ${data.unit}, logarithmic; the number is the percentage of the whole predicted loss`)],
     structure: () => data.structures.map((name, i) => make("span", {}, make("i", { style: `background:var(--s${i % 8})` }), `${letter(name)} ${name}`)),
   };
@@ -149,7 +149,7 @@ function shown() {
   const facts = [
     ["shape", `${weight.shape[0]} × ${weight.shape[1]}, ${many(weight.cost.params)} parameters`],
     ["becomes", option.structure === "dense" ? "dense: left as it is" : `${option.structure} of size ${option.size}`],
-    ["kept", `${percent(keptOf(weight))} of its parameters`],
+    ["kept", `${percent(keptOf(weight))} of its ${data.kept}`],
     ["predicted loss", `${short(loss(weight.name))} ${data.unit}${total() > 0 ? `, ${percent(loss(weight.name) / total())} of the whole` : ""}`],
   ];
   find(".picked dl").replaceChildren(...facts.flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
