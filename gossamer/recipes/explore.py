@@ -57,7 +57,7 @@ class Desk:
         self.offer = lru_cache(maxsize=2)(self._offer)
         self._bundles = lru_cache(maxsize=2)(self._bundled)
         self._planned = lru_cache(maxsize=64)(self._plan)
-        self._newest()
+        self._newest()  # a folder of which nothing can be read is refused before anything is served
 
     def _offer(self, of: str) -> Offer:
         if of not in self._names:

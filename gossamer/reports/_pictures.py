@@ -43,11 +43,10 @@ def model_data(landscape: Mapping[str, Any]) -> dict[str, Any]:
     points = [
         {"structure": n, "size": s, "kept": k, "loss": y} for n, rows in ways.items() for s, k, y in rows if y > 0
     ]
-    kept_in = landscape.get("kept_in", "params")
-    kept = NUMBERS[kept_in]
+    kept = NUMBERS[landscape["kept_in"]]
     return {
         "unit": landscape["unit"],
-        "kept_in": kept_in,
+        "kept_in": landscape["kept_in"],
         "kept": kept,
         "rows": rows,
         "columns": columns,

@@ -149,8 +149,7 @@ def _charted(report: Json, landscape: Json, beside: Mapping[str, Json], charts: 
     charts["frontier"] = _charts.frontier(
         landscape["frontiers"][asked["unit"]], marks, asked["unit"], f"loss, {unit}", title
     )
-    apart_from = [f" at {amount(asked['unit'], m['x'])}" * (m["x"] != x) for m in marks]
-    said = "; ".join(f"{m['what']} {m['y']:.4g}{at}" for m, at in zip(marks, apart_from, strict=True))
+    said = "; ".join(_marked(mark, asked["unit"], x) for mark in marks)
     first = chart("frontier", "Least predicted loss over the budget", f"At {amount(asked['unit'], x)}: {said}.")
     head = f"<section><h2>What a budget costs</h2><p>The line is the least predicted loss ({escape(unit)}) of any plan."
     if unit != LOSS:
@@ -162,6 +161,12 @@ def _charted(report: Json, landscape: Json, beside: Mapping[str, Json], charts: 
         f"{head} Points are plans of this run, as predicted and as measured by the divergence from the dense model on "
         f'held-out text.</p><div class="two">{first}{second}</div></section>'
     )
+
+
+def _marked(mark: Json, unit: str, x: float) -> str:
+    """A mark in words, with the amount where it is not the one of the caption."""
+    said = f"{mark['what']} {mark['y']:.4g}"
+    return said if mark["x"] == x else f"{said} at {amount(unit, mark['x'])}"
 
 
 def _amount_used(report: Json, other: Json | None = None) -> float:
