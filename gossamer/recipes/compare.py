@@ -28,6 +28,7 @@ from gossamer.recipes.compress import build, reachable
 from gossamer.recipes.measuring import FORMAT, default_work, windows_of
 from gossamer.recipes.menus import Narrowings, narrowing, rewriting
 from gossamer.recipes.planning import make_plan
+from gossamer.recipes.prices import PRICES_FORMAT
 from gossamer.recipes.pricing import Priced, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import compare_page
@@ -106,6 +107,7 @@ def _identity(model: str, base: Settings, test: str, test_tokens: int, test_wind
     calibration = {**_open(base), "text": text}
     return {
         "format": FORMAT,
+        "prices": PRICES_FORMAT,
         "digest": opened.digest,
         "calibration": calibration,
         "test": {**windows.identity(), "source": None},

@@ -11,9 +11,8 @@ from gossamer.budgets._hull import frontier
 from gossamer.checkpoints.store import check_identity, identity_digest, read_json
 from gossamer.errors import WorkError
 from gossamer.recipes import probing
-from gossamer.recipes.measuring import FORMAT
 from gossamer.recipes.menus import Joint, narrowing, rewriting
-from gossamer.recipes.prices import curves_of, read_prices
+from gossamer.recipes.prices import PRICES_FORMAT, curves_of, read_prices
 from gossamer.recipes.pricing import Offer
 from gossamer.structures import ShorterStructure
 from gossamer.vocabulary import (
@@ -121,7 +120,7 @@ def _current(note: Path) -> Any:
     check_identity(note.parent)
     remedy = "delete it and run 'gossamer plan' again"
     found = read_json(note, remedy)
-    if found["format"] != FORMAT or "checksum" not in found:
+    if found["format"] != PRICES_FORMAT or "checksum" not in found:
         raise WorkError(f"{note} was written by another version of gossamer; {remedy}.")
     if found.pop("checksum") != identity_digest(found):
         raise WorkError(f"{note} is damaged: its checksum does not match; {remedy}.")

@@ -18,6 +18,9 @@ from gossamer.recipes.menus import Narrowings, forms_for, menu
 from gossamer.statistics import SumsFolder
 from gossamer.vocabulary import Curve, Option, Progress, Settings, Site
 
+PRICES_FORMAT = 10
+"""Of prices and of what solvers prepare, in the working folder; a change here prices anew what was measured."""
+
 Row = dict[str, list[float]]
 """The errors of all sizes, by what the weight becomes."""
 Rows = dict[str, Row | None]

@@ -30,7 +30,7 @@ from gossamer.recipes.menus import (
     together,
     total_cost,
 )
-from gossamer.recipes.prices import curves_of, factors_path, price_rows, scaled, sound_prices, weigh
+from gossamer.recipes.prices import PRICES_FORMAT, curves_of, factors_path, price_rows, scaled, sound_prices, weigh
 from gossamer.statistics import SumsFolder
 from gossamer.statistics._influence import block_influence
 from gossamer.structures import ShorterStructure
@@ -211,7 +211,7 @@ def _priced(
     """(the curves, the groups that may narrow, the folder of what solvers keep, notes about sites without a price)."""
     metric = metrics.metric(settings.metric)
     wanted = {"statistics": identity_digest(measured), "metric": settings.metric}
-    identity = {"format": FORMAT, **wanted, "structures": sorted(settings.structures)}
+    identity = {"format": PRICES_FORMAT, **wanted, "structures": sorted(settings.structures)}
     folder = workspace.folder("curves", identity)
     listing = folder / "curves.json"
 
@@ -248,7 +248,7 @@ def remember(priced: Priced) -> None:
     """
     offer = priced.offer
     note = {
-        "format": FORMAT,
+        "format": PRICES_FORMAT,
         "model": offer.model,
         "digest": offer.digest,
         "settings": asdict(offer.settings),

@@ -13,7 +13,7 @@ from gossamer.reports._layers import check
 from gossamer.reports._page import chart, document, facts, note, table
 from gossamer.reports._pictures import MAP, model_data
 from gossamer.reports._words import LOSS, apart, method, ran, text, timed
-from gossamer.vocabulary import counted, perplexity
+from gossamer.vocabulary import Unit, counted, perplexity
 
 Json = Mapping[str, Any]
 
@@ -163,7 +163,7 @@ def _charted(report: Json, landscape: Json, beside: Mapping[str, Json], charts: 
     )
 
 
-def _marked(mark: Json, unit: str, x: float) -> str:
+def _marked(mark: Json, unit: Unit, x: float) -> str:
     """A mark in words, with the amount where it is not the one of the caption."""
     said = f"{mark['what']} {mark['y']:.4g}"
     return said if mark["x"] == x else f"{said} at {amount(unit, mark['x'])}"

@@ -15,7 +15,7 @@ from gossamer.solvers import choose
 from gossamer.structures import Structure
 
 METHODS = discover.catalogue(methods, Method)
-OWN = {"mixed", "quantized", "structure_and_bits"}
+OWN = {"mixed", "quantized", "structure_and_bits", "structure_and_zeros"}
 """Methods of this project, with no paper to cite."""
 
 each_method = pytest.mark.parametrize("name", METHODS)

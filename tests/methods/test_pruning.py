@@ -14,8 +14,8 @@ from gossamer.methods import method
 from gossamer.metrics import Metric
 from gossamer.metrics.activation import Activation
 from gossamer.metrics.kronecker_fisher import KroneckerFisher
-from gossamer.solvers import choose
-from gossamer.solvers.error_feedback import DAMPING, ErrorFeedback, sweep
+from gossamer.solvers import choose, sparse_least_squares
+from gossamer.solvers.error_feedback import DAMPING
 from gossamer.structures import SparseStructure, Structure
 from gossamer.structures.n_of_4 import NOfFour
 from gossamer.structures.n_of_8 import NOfEight
@@ -197,27 +197,51 @@ def two_sided(weight: Tensor, second: Tensor, felt: Tensor, form: Structure, siz
     return fit(KroneckerFisher, weight, {"input_second_moment": second, "gradient_second_moment": felt}, form, size)
 
 
-def test_in_one_column_the_entries_that_stay_are_the_best_there_are():
-    weight, _, felt = layer(12, 4)
-    inverse = torch.linalg.inv(felt)
-    values, kept = sweep(weight[:, :1], SparseEntries(), 1, torch.ones(1, 1).double(), inverse)
-    assert kept.all() and torch.equal(values, weight[:, :1])
-    column = weight[:, :1].repeat(1, 2)
-    values, kept = sweep(column, SparseEntries(), 1, torch.eye(2).double(), inverse)
-    assert kept.sum() == 12
-    for j in range(2):
-        on, off = kept[:, j], ~kept[:, j]
-        # The least of eᵀ G e with e given where entries go.
-        moved = torch.linalg.solve(felt[on][:, on], felt[on][:, off] @ column[off, j])
-        torch.testing.assert_close(values[on, j], column[on, j] + moved)
+def both_sides(m: int, n: int, seed: int = 0) -> tuple[Tensor, KroneckerFisher]:
+    weight, second, felt = layer(m, n, seed)
+    return weight, KroneckerFisher((m, n), {"input_second_moment": second, "gradient_second_moment": felt})
 
 
-def test_without_correlated_outputs_the_output_side_changes_no_entry_that_stays():
-    weight, second, _ = layer(6, 24)
-    both = two_sided(weight, second, 2.0 * torch.eye(6).double(), NOfFour(), 2)
-    inner = KroneckerFisher((6, 24), {"input_second_moment": second}).input
-    alone = of_method("sparsegpt", NOfFour(), 2, weight, inner)
-    torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-5)
+def best_on(weight: Tensor, support: Tensor, ruler: KroneckerFisher) -> Tensor:
+    """The least ½ tr(G E A Eᵀ) on a support, by one system of equations for all that stays."""
+    assert ruler.output is not None and ruler.input is not None
+    whole = torch.kron(ruler.output, ruler.input)
+    on = support.flatten()
+    found = torch.zeros_like(weight).flatten()
+    found[on] = torch.linalg.solve(whole[on][:, on], whole[on] @ weight.flatten())
+    return found.view_as(weight)
+
+
+@given(seed=seeds)
+@settings(deadline=None, max_examples=10)
+def test_what_stays_is_close_to_the_best_there_is_on_its_support(seed):
+    weight, ruler = both_sides(7, 12, seed)
+    support = normal(seed + 9, 7, 12) > 0
+    found, error = sparse_least_squares.fitted(weight, support, ruler, 0.0, weight)
+    assert not found[~support].any()
+    assert error == pytest.approx(ruler.error(weight - found), rel=1e-3)
+    assert error == pytest.approx(ruler.error(weight - best_on(weight, support, ruler)), rel=1e-3)
+
+
+def test_what_is_scored_is_what_losing_one_entry_costs_when_all_others_make_good():
+    weight, ruler = both_sides(5, 6)
+    scores = sparse_least_squares.saliency(weight, ruler)
+    for i in range(5):
+        for j in range(6):
+            support = torch.ones(5, 6, dtype=torch.bool)
+            support[i, j] = False
+            lost = ruler.error(weight - best_on(weight, support, ruler))
+            assert 0.5 * float(scores[i, j]) == pytest.approx(lost, rel=1e-6)
+
+
+@each_pattern
+def test_without_correlations_on_either_side_no_entry_that_stays_changes(pattern):
+    kind, size = PATTERNS[pattern]
+    weight, second, felt = layer(6, 24)
+    found = two_sided(weight, second.diagonal().diag(), felt.diagonal().diag(), kind(), size)
+    kept = support_of(found)
+    assert kept.sum() == kind().kept((6, 24), size)
+    torch.testing.assert_close(found[kept], weight[kept], rtol=1e-5, atol=1e-6)
 
 
 @each_pattern
@@ -226,18 +250,20 @@ def test_outputs_that_do_not_hear_of_each_other_need_no_matrix(pattern):
     kind, size = PATTERNS[pattern]
     weight, second, felt = layer(12, 24)
     found = two_sided(weight, second, felt.diagonal(), kind(), size)
-    torch.testing.assert_close(found, two_sided(weight, second, felt.diagonal().diag(), kind(), size))
+    torch.testing.assert_close(
+        found, two_sided(weight, second, felt.diagonal().diag(), kind(), size), rtol=1e-4, atol=1e-5
+    )
 
 
 @each_pattern
 @pytest.mark.parametrize("seed", range(6))
-def test_feeding_errors_back_on_both_sides_costs_less_in_the_two_sided_metric(seed, pattern):
+def test_fitting_to_both_sides_costs_less_in_the_two_sided_metric(seed, pattern):
     kind, size = PATTERNS[pattern]
     weight, second, felt = layer(32, 24, seed)
     ruler = KroneckerFisher((32, 24), {"input_second_moment": second, "gradient_second_moment": felt})
     both = ruler.error(weight - two_sided(weight, second, felt, kind(), size))
     alone = ruler.error(weight - of_method("sparsegpt", kind(), size, weight, second))
-    assert both < 0.9 * alone
+    assert both < 0.8 * alone
 
 
 # What is bad, and what only looks so
@@ -273,12 +299,13 @@ def test_two_of_four_takes_nine_bits_a_weight_of_sixteen():
     assert cost.macs == 64 * 64
 
 
-def test_prices_between_those_solved_are_close():
-    weight, second, _ = layer(24, 160)
-    ruler = Activation((24, 160), {"input_second_moment": second})
-    solver, form = ErrorFeedback(), SparseEntries()
+@pytest.mark.parametrize(("kind", "most"), [(Activation, 1.35), (KroneckerFisher, 1.6)])
+def test_prices_between_those_fitted_are_close_and_no_promise_too_good(kind, most):
+    weight, second, felt = layer(24, 160)
+    ruler = kind((24, 160), {"input_second_moment": second, "gradient_second_moment": felt})
+    form, solver = SparseEntries(), choose(SparseEntries, kind)
     prepared = solver.prepare(weight, form, ruler)
     sizes = form.sizes((24, 160))[1::5]
     for size, price in zip(sizes, solver.prices(prepared, sizes), strict=True):
         paid = ruler.error(weight - solver.solve(weight, form, size, ruler, prepared).dense().detach())
-        assert paid == pytest.approx(price, rel=0.35)
+        assert paid / 1.1 < price < most * paid
