@@ -60,15 +60,17 @@ class WhitenedSVD(Solver):
     def matrix(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> Tensor:
-        left, right = self.factors(weight, size, metric, prepared)
+        """In float32, which is enough to try out what an error of this size costs."""
+        left, right = self.factors(weight.float(), size, metric, prepared)
         return left @ right
 
     @staticmethod
     def factors(weight: Tensor, size: int, metric: Metric, prepared: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(left (m × r), right (r × n)) of the best matrix of rank r."""
+        """(left (m × r), right (r × n)) of the best matrix of rank r, in the weight's dtype."""
         assert isinstance(metric, KroneckerMetric)
-        basis = prepared["basis"][:, :size].double()
+        # A copy in one layout: last digits depend on how a matrix lies in memory, and one from a file lies otherwise.
+        basis = prepared["basis"][:, :size].to(weight.dtype, copy=True, memory_format=torch.contiguous_format)
         wide = weight.shape[0] <= weight.shape[1]
         small = metric.output if wide else metric.input
-        other = times(small, basis).T @ (weight if wide else weight.T)
+        other = times(None if small is None else small.to(weight.dtype), basis).T @ (weight if wide else weight.T)
         return (basis, other) if wide else (other.T, basis.T)
