@@ -23,7 +23,11 @@ STEPS = 60
 """Of conjugate gradients at most."""
 
 ENOUGH, FOR_PRICES = 0.002, 0.03
-"""Of the error: a step that lowers it by less is the last. MLPs take some 10 steps, attention 40; prices 5 and 8."""
+"""Of the error: a second step in a row that lowers it by less is the last. One alone may be a pause: where all inputs
+share a large mean the gains of conjugate gradients fall and rise again."""
+
+ROUNDING = 1e-13
+"""Of the first slope: below it float32 has nothing left to gain."""
 
 
 class SparseLeastSquares(SparseSolver):
@@ -84,16 +88,19 @@ def fitted(
     left *= support
     ahead = eased * left
     slope = (left * ahead).sum()
+    least, small = ROUNDING * slope, 0
     for _ in range(STEPS):
-        if not slope > 0:
-            break
         back = felt(ahead) * support
-        step = slope / (ahead * back).sum()
+        bend = (ahead * back).sum()
+        if not (slope > least and bend > 0):
+            break
+        step = slope / bend
         values += step * ahead
         left -= step * back
         gain = 0.5 * step * slope
         error -= gain
-        if gain < enough * error:
+        small = small + 1 if gain <= enough * error else 0
+        if small == 2:
             break
         before, slope = slope, (left.square() * eased).sum()
         ahead = eased * left + slope / before * ahead

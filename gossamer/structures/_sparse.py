@@ -35,7 +35,8 @@ class SparseStructure(Structure):
 
     @abstractmethod
     def in_columns(self, scores: Tensor, size: int, start: int, columns: int) -> Tensor:
-        """The same for up to `together` columns from `start` on (scores m × width), of a weight with so many columns.
+        """The same for some columns from `start` on (scores m × width), whole groups of `together`, of a weight with so
+        many; the whole weight at once is one such part.
 
         The entries kept in all such parts add up to `kept`, as they do in rows.
         """

@@ -12,7 +12,8 @@ from gossamer.vocabulary import Shape
 
 
 class SparseEntries(SparseStructure):
-    """Compared in rows each row keeps s entries; in columns, SparseGPT's 128 share theirs among all rows."""
+    """Compared in rows each row keeps s entries; columns that are looked at together, 128 of them in SparseGPT, share
+    theirs among all rows."""
 
     together = 128
 
