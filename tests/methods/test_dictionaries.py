@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.func import functional_call
@@ -123,6 +123,7 @@ def test_a_pursuit_leaves_nothing_along_the_atoms_it_took(m, d, k, part, seed):
 
 
 @given(m=st.integers(1, 9), d=st.integers(1, 12), k=st.integers(1, 16), part=st.floats(0, 1), seed=seeds)
+@example(m=5, d=5, k=13, part=0.0, seed=5)
 @settings(deadline=None, max_examples=60)
 def test_no_row_is_coded_worse_than_before(m, d, k, part, seed):
     rows, atoms = normal(seed, m, d), torch.nn.functional.normalize(normal(seed + 1, k, d), dim=1)
@@ -131,7 +132,8 @@ def test_no_row_is_coded_worse_than_before(m, d, k, part, seed):
     for _ in range(4):
         after = pursue(rows, atoms, before, sparsity)
         assert ((after != 0).sum(1) <= sparsity).all()
-        assert ((rows - after @ atoms).norm(dim=1) <= (rows - before @ atoms).norm(dim=1)).all()
+        left, was = ((rows - codes @ atoms).norm(dim=1) for codes in (after, before))
+        assert (left <= was * (1 + 1e-12)).all()  # a row coded as well as before may differ by rounding
         before = after
 
 
