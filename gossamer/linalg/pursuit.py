@@ -6,6 +6,9 @@ from torch import Tensor
 REFITS = 3
 """Steps of conjugate gradients for the values on a support: the codes start near, and the next pursuit goes on."""
 
+ROUNDING = 64
+"""Times the precision of the numbers, by which a code must be better to be taken: less may be rounding, and worse."""
+
 
 def largest(codes: Tensor, kept: int) -> Tensor:
     """`codes` (m × k) with all but the `kept` entries of largest magnitude in each row set to zero."""
@@ -26,7 +29,9 @@ def pursue(rows: Tensor, atoms: Tensor, codes: Tensor, kept: int, refits: int = 
     found = largest(codes + correlations, kept)
     support = found != 0
     found = _refit(found, (correlations + (codes - found) @ gram) * support, gram, support, refits)
-    better = (rows - found @ atoms).square().sum(1) < rest.square().sum(1)
+    better = (rows - found @ atoms).square().sum(1) < (1 - ROUNDING * torch.finfo(rows.dtype).eps) * rest.square().sum(
+        1
+    )
     return torch.where(better[:, None], found, codes)
 
 

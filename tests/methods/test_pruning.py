@@ -251,9 +251,7 @@ def test_outputs_that_do_not_hear_of_each_other_need_no_matrix(pattern):
     kind, size = PATTERNS[pattern]
     weight, second, felt = layer(12, 24)
     found = two_sided(weight, second, felt.diagonal(), kind(), size)
-    torch.testing.assert_close(
-        found, two_sided(weight, second, felt.diagonal().diag(), kind(), size), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(found, two_sided(weight, second, felt.diagonal().diag(), kind(), size))
 
 
 @each_pattern
@@ -318,7 +316,20 @@ def test_what_is_solved_is_close_to_the_best_on_its_support(mean, size):
     assert best <= ruler.error(weight - found) <= 1.1 * best
 
 
-@pytest.mark.parametrize(("kind", "most"), [(Activation, 1.6), (KroneckerFisher, 2.6)])
+@pytest.mark.parametrize("kind", [Activation, KroneckerFisher])
+def test_prices_of_sizes_that_are_all_fitted_are_close(kind):
+    weight, second, felt = layer(24, 160)
+    ruler = kind((24, 160), {"input_second_moment": second, "gradient_second_moment": felt})
+    form, solver = SparseEntries(), choose(SparseEntries, kind)
+    assert len(form.sizes((24, 160))) <= FEW
+    prepared = solver.prepare(weight, form, ruler)
+    sizes = form.sizes((24, 160))[1::5]
+    for size, price in zip(sizes, solver.prices(prepared, sizes), strict=True):
+        paid = ruler.error(weight - solver.solve(weight, form, size, ruler, prepared).dense().detach())
+        assert paid == pytest.approx(price, rel=0.35)
+
+
+@pytest.mark.parametrize(("kind", "most"), [(Activation, 1.54), (KroneckerFisher, 2.2)])
 def test_prices_between_those_fitted_are_close_and_no_promise_too_good(kind, most):
     weight, second, felt = layer(24, 100)
     ruler = kind((24, 100), {"input_second_moment": second, "gradient_second_moment": felt})
@@ -328,7 +339,7 @@ def test_prices_between_those_fitted_are_close_and_no_promise_too_good(kind, mos
     sizes = form.sizes((24, 100))[2::6]
     for size, price in zip(sizes, solver.prices(prepared, sizes), strict=True):
         paid = ruler.error(weight - solver.solve(weight, form, size, ruler, prepared).dense().detach())
-        assert paid / 1.15 < price < most * paid
+        assert paid / 1.05 < price < most * paid
 
 
 @pytest.mark.parametrize("kind", [Activation, KroneckerFisher])
