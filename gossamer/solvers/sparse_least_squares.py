@@ -80,30 +80,30 @@ def fitted(
     def felt(change: Tensor) -> Tensor:
         return times(input_, times(output, change).T).T
 
-    eased = support / (rows[:, None] * columns)
+    preconditioner = support / (rows[:, None] * columns)
     values = (start / scale).float() * support
-    lost = (weight / scale).float() - values
-    left = felt(lost)
-    error = 0.5 * (lost * left).sum()
-    left *= support
-    ahead = eased * left
-    slope = (left * ahead).sum()
+    missing = (weight / scale).float() - values
+    residual = felt(missing)
+    error = 0.5 * (missing * residual).sum()
+    residual *= support
+    direction = preconditioner * residual
+    slope = (residual * direction).sum()
     least, small = ROUNDING * slope, 0
     for _ in range(STEPS):
-        back = felt(ahead) * support
-        bend = (ahead * back).sum()
-        if not (slope > least and bend > 0):
+        image = felt(direction) * support
+        curvature = (direction * image).sum()
+        if not (slope > least and curvature > 0):
             break
-        step = slope / bend
-        values += step * ahead
-        left -= step * back
+        step = slope / curvature
+        values += step * direction
+        residual -= step * image
         gain = 0.5 * step * slope
         error -= gain
         small = small + 1 if gain <= enough * error else 0
         if small == 2:
             break
-        before, slope = slope, (left.square() * eased).sum()
-        ahead = eased * left + slope / before * ahead
+        before, slope = slope, (residual.square() * preconditioner).sum()
+        direction = preconditioner * residual + slope / before * direction
     return values.double() * scale, float(error.clamp_min(0) * (scale * scale * unit * other))
 
 
