@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.sites import output_of, run
-from gossamer.statistics._predictive import sampled_gradient
+from gossamer.sites import output_of
+from gossamer.statistics._predictive import Passes
 from gossamer.vocabulary import Progress, silent
 
 
@@ -39,14 +39,15 @@ def felt(
             change = inputs @ error.T
             sums[name][i] += 0.5 * float((gradient * change).sum(-1, dtype=torch.float32).square().sum())
 
+    passes = Passes(model, watched=list(errors))
     handles: list[Any] = [model.get_submodule(name).register_forward_hook(hook(name)) for name in errors]
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     handles.append(embedding.register_forward_hook(lambda _m, _i, out: out.requires_grad_()))
     generator = torch.Generator().manual_seed(seed)
     try:
         for window in progress("check", windows, len(windows)):
-            outputs = run(model, window[None])
-            output_of(outputs).backward(sampled_gradient(outputs, generator))
+            outputs = passes.forward(window[None])
+            output_of(outputs).backward(passes.gradient(outputs, generator))
     finally:
         for handle in handles:
             handle.remove()

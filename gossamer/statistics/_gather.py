@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gossamer.errors import ModelError, NumericsError
 from gossamer.sites import output_of, run
 from gossamer.statistics._base import BOTH, GRADIENTS, INPUTS
-from gossamer.statistics._predictive import sampled_gradient
+from gossamer.statistics._predictive import Passes
 from gossamer.statistics._sums import Sums, statistic, statistic_at
 from gossamer.vocabulary import Progress, Site, silent
 
@@ -41,20 +41,21 @@ def gather(
     size = max(1, batch_tokens // windows.shape[1])
     batches = windows[sums.windows :].split(size) if sums.windows < len(windows) else ()
     observer = _Observer(sums, sites)
+    passes = Passes(model, watched=[site.name for site in sites])
     handles = observer.attach(model)
     saved, pause = time.monotonic(), SAVE_EVERY
     try:
         for batch in progress("measure", batches, len(batches)):
             # Seeded by position, so that a resumed pass draws the labels it would have drawn.
             generator = torch.Generator().manual_seed(seed * 1_000_003 + sums.windows)
-            outputs = run(model, batch)
+            outputs = passes.forward(batch)
             if observer.gradients and not output_of(outputs).requires_grad:
                 raise ModelError(
                     f"{type(model).__name__} does not pass its input embeddings on to its output, so gradients cannot "
                     "be measured; use --metric activation."
                 )
             if observer.gradients:
-                output_of(outputs).backward(sampled_gradient(outputs, generator))
+                output_of(outputs).backward(passes.gradient(outputs, generator))
             sums.tokens += batch.numel()
             sums.windows += len(batch)
             if keep and time.monotonic() - saved > pause:

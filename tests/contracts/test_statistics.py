@@ -13,7 +13,7 @@ from gossamer.statistics import Sums, SumsFolder, _gather
 from gossamer.statistics._felt import felt
 from gossamer.statistics._gather import gather, shared_inputs
 from gossamer.statistics._influence import block_influence
-from gossamer.statistics._predictive import sampled_gradient
+from gossamer.statistics._predictive import DRAWS, ROWS, Passes
 from gossamer.vocabulary import Site
 
 VOCAB, build_model = tiny.VOCAB, tiny.build_model
@@ -166,9 +166,11 @@ def test_gradient_moments_are_those_of_the_summed_loss_of_the_drawn_labels(llama
     for handle in (*handles, start):
         handle.remove()
     chances = logits.detach().reshape(-1, VOCAB).softmax(-1)
-    draws = torch.rand(len(chances), 1, generator=torch.Generator().manual_seed(3 * 1_000_003))
-    labels = (chances.cumsum(-1) < draws).sum(-1).clamp_max(VOCAB - 1)
-    loss = nn.functional.cross_entropy(logits.reshape(-1, VOCAB), labels, reduction="sum")
+    draws = torch.rand(len(chances), DRAWS, generator=torch.Generator().manual_seed(3 * 1_000_003))
+    labels = (chances.cumsum(-1)[:, None] < draws[:, :, None]).sum(-1).clamp_max(VOCAB - 1)
+    weights = torch.tensor([-1.0, 1.0] * (DRAWS // 2)) / DRAWS**0.5
+    nats = -logits.reshape(-1, VOCAB).log_softmax(-1).gather(1, labels)
+    loss = (weights * nats).sum()
     names = [s.name for s in sites]
     gradients = dict(zip(names, torch.autograd.grad(loss, [outputs[n] for n in names]), strict=True))
     for site in sites:
@@ -191,7 +193,8 @@ def test_tables_and_heads_keep_the_diagonal_of_their_wide_side(kind, tmp_path):
     for role, site in ends.items():
 
         def note(_m, _a, output, role=role):
-            output.register_hook(lambda g: gradients.__setitem__(role, g.reshape(-1, g.shape[-1]).double()))
+            if output.requires_grad:
+                output.register_hook(lambda g: gradients.__setitem__(role, g.reshape(-1, g.shape[-1]).double()))
 
         start = model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.requires_grad_())
         handle = model.get_submodule(site.name).register_forward_hook(note)
@@ -432,16 +435,70 @@ def test_the_gradient_moment_of_a_hidden_state_is_white_noise_over_its_variance(
     assert (found * variance - torch.eye(3)).abs().max() < 0.06
 
 
-def test_drawn_labels_follow_the_models_own_chances():
-    from gossamer.statistics._predictive import sampled_gradient
+def passes_of(logits):
+    """Passes of a model that says the same whatever it is asked: no head, only logits."""
+    passes = Passes(OneLayer(features=2, classes=2))
+    return passes, SimpleNamespace(logits=logits)
 
-    logits = torch.tensor([3.0, -40.0, 1.0, 0.0, -2.0]).expand(20_000, 5)
-    chances = logits[0].softmax(-1)
-    gradient = sampled_gradient(SimpleNamespace(logits=logits), torch.Generator().manual_seed(0))
-    drawn = chances - gradient
-    torch.testing.assert_close(drawn.sum(-1), torch.ones(20_000), rtol=0, atol=1e-5)
-    assert (drawn.mean(0) - chances).abs().max() < 0.015
-    assert drawn[:, 1].abs().max() < 1e-5
+
+def test_gradients_of_drawn_labels_have_the_moments_of_the_models_own_chances():
+    """First, second and fourth: a label's own gradient p − e has the second too, and sixteen times the excess."""
+    logits = torch.tensor([3.0, -40.0, 1.0, 0.0, -2.0]).expand(40_000, 5)
+    p = logits[0].double().softmax(-1)
+    passes, outputs = passes_of(logits)
+    gradient = passes.gradient(outputs, torch.Generator().manual_seed(0)).double()
+    assert gradient.mean(0).abs().max() < 0.01
+    assert (gradient.T @ gradient / len(gradient) - torch.diag(p) + torch.outer(p, p)).abs().max() < 0.01
+    assert gradient.sum(-1).abs().max() < 1e-5 and gradient[:, 1].abs().max() < 1e-5
+    variance = p * (1 - p)
+    excess = variance * (1 - 6 * variance)  # of one Bernoulli variable, as a fourth cumulant
+    found = gradient.pow(4).mean(0) - 3 * gradient.square().mean(0).square()
+    assert (found - excess / DRAWS).abs().max() < 0.01 < excess.max() / 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama_untied", "gpt2", "bert_mlm"])
+def test_a_head_left_out_gives_the_layers_the_gradients_that_it_would_pass_on(kind):
+    """The head of each of these ends the model; watched, it is run as it is, and has gradients of its own."""
+    model = frozen_twin(build_model(kind), torch.float32)
+    sites, text = shared_sites(model), windows(3, ROWS // 3 + 3)
+    head = next(name for name, m in model.named_modules() if m is model.get_output_embeddings())
+    assert Passes(model).head is model.get_submodule(head) and Passes(model, watched=[head]).head is None
+    needs = ("gradient_second_moment", "input_second_moment")
+    without = gather(model, sites, text, needs, seed=1, batch_tokens=text.numel())
+    forward = vars(model.get_submodule(head)).get("forward")
+    assert forward is None  # the head is itself again
+    ends = [site for site in find(model, embeddings=True) if site.role == "head"] or [
+        Site(name=head, kind="linear", shape=tuple(model.get_submodule(head).weight.shape), bias=True, reads=head)
+    ]
+    watched = gather(model, [*sites, *ends], text, needs, seed=1, batch_tokens=text.numel())
+    for site in sites:
+        for name in needs:
+            total = watched.totals[name].get(site.name)
+            if total is not None:
+                close = {"rtol": 1e-3, "atol": 1e-4 * float(total.abs().max())}
+                torch.testing.assert_close(without.totals[name][site.name], total, **close)
+
+
+def test_logits_that_are_changed_after_the_head_keep_the_head_in():
+    """As soft caps do: what labels are drawn from is what the model says in the end."""
+    model = frozen_twin(build_model("llama"), torch.float32)
+    forward = model.forward
+
+    def capped(*args, **kwargs):
+        outputs = forward(*args, **kwargs)
+        outputs.logits = 3.0 * torch.tanh(outputs.logits / 3.0)
+        return outputs
+
+    model.forward = capped
+    passes = Passes(model)
+    assert passes.head is None
+    assert passes.forward(windows(1, 8)).logits.shape == (1, 8, VOCAB)
+
+
+def test_predictions_that_are_not_finite_are_reported():
+    passes, outputs = passes_of(torch.tensor([[0.0, torch.inf, 1.0]]))
+    with pytest.raises(NumericsError, match="predictions are not finite"):
+        passes.gradient(outputs, torch.Generator().manual_seed(0))
 
 
 def test_an_input_moment_is_a_mean_over_the_tokens_that_reached_the_layer_and_others_over_all(tmp_path):
@@ -543,6 +600,7 @@ def test_what_is_felt_of_an_error_is_half_the_mean_squared_derivative_along_it(k
     ids = windows(2, 8)
     found = felt(model, {site.name: errors}, ids, seed=7)[site.name]
     generator = torch.Generator().manual_seed(7)
+    passes = Passes(model, watched=[site.name])
     sums = torch.zeros(2)
     for window in ids:
         scales = torch.zeros(2, 8, 1, requires_grad=True)
@@ -552,9 +610,9 @@ def test_what_is_felt_of_an_error_is_half_the_mean_squared_derivative_along_it(k
             return output + (scales * changes).sum(0)
 
         handle = model.get_submodule(site.name).register_forward_hook(bent)
-        outputs = model(input_ids=window[None])
+        outputs = passes.forward(window[None])
         handle.remove()
         said = getattr(outputs, "logits", outputs[0])
-        said.backward(sampled_gradient(outputs, generator))
+        said.backward(passes.gradient(outputs, generator))
         sums += 0.5 * scales.grad.square().sum((1, 2)) / ids.numel()
     torch.testing.assert_close(torch.tensor(found), sums, rtol=1e-4, atol=1e-9)
