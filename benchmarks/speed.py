@@ -4,11 +4,11 @@
 
 *Plain*: float32 passes, softmax less one drawn label as the gradient at the logits, a full product for every layer's A
 and G, and for every layer two float64 eigendecompositions and one float64 SVD of the whitened weight. *Floor*: the
-model's forward and backward passes, with that gradient too, in the number format that gossamer uses, and one float64
-eigendecomposition of the smaller side a layer. Passes are timed on a few windows
-and scaled to the 16,384 tokens of the protocol; plain pricing is timed on some blocks and scaled to all. Gossamer's
-pricing is that of low rank (the method `pivoted`), which is what the plain one does; what the neurons of the default
-method add is a line of its own.
+model's forward and backward passes in the number format that gossamer uses (with the plain gradient, through the head,
+which gossamer goes around), and one float64 eigendecomposition of the smaller side a layer. Passes are timed on a few
+windows and scaled to the 16,384 tokens of the protocol; plain pricing is timed on some blocks and scaled to all.
+Gossamer's pricing is that of low rank (the method `pivoted`), which is what the plain one does; what the neurons of the
+default method add is a line of its own.
 """
 
 import argparse

@@ -172,6 +172,12 @@ class Budget:
                 f"{percent}."
             )
 
+    @staticmethod
+    def check(given: object) -> None:
+        """Raises `BudgetError` where a bare number, say, was given instead of a budget."""
+        if not isinstance(given, Budget):
+            raise BudgetError(f"{given!r} is no budget; give one as gossamer.Budget(unit='params', amount=0.6).")
+
     @property
     def label(self) -> str:
         """As a comparison heads its columns: 0.6, 0.5 macs, 4 bits, 120 MB; `labelled` reads the unit back."""

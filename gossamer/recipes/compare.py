@@ -62,6 +62,8 @@ def compare(
     saving.standing(Path(out))
     base = settings or Settings()
     rows = {name: methods.settings(name, **_open(base)) for name in dict.fromkeys(names)}
+    for budget in budgets:
+        Budget.check(budget)
     asked = {budget.label: budget for budget in budgets}
     if not rows or not asked:
         raise BudgetError("A comparison needs methods and budgets, as --methods svd,pivoted --keep 0.9,0.6.")

@@ -165,6 +165,7 @@ def _price(
     progress: Progress,
 ) -> Priced:
     """`price_model`, after checking what can be checked before the slow part."""
+    Budget.check(budget)
     if out is not None:
         saving.free_output(Path(out), 0)
     if test is not None:

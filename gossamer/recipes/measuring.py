@@ -86,6 +86,18 @@ def shortened(wanted: int, found: Windows) -> tuple[str, ...]:
     return (f"Windows have {length} tokens instead of {wanted}: the model takes no more.",) if length < wanted else ()
 
 
+def scarce(found: Sequence[Site], calibration: Windows) -> tuple[str, ...]:
+    """A note where tokens are fewer than a layer's inputs, so that correlations between these cannot be known."""
+    widest = max((site for site in found if site.role == "layer"), key=lambda site: site.shape[1], default=None)
+    tokens = calibration.ids.numel()
+    if widest is None or tokens >= widest.shape[1]:
+        return ()
+    return (
+        f"Calibrated on {tokens:,} tokens, fewer than the {widest.shape[1]:,} inputs of {widest.name}: correlations "
+        "between them are partly chance; give more text, or more --tokens.",
+    )
+
+
 def windows_for(
     opened: Opened, settings: Settings, text: str | None, workspace: Workspace, progress: Progress = silent
 ) -> tuple[Windows, Windows]:

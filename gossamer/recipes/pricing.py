@@ -17,7 +17,16 @@ from gossamer.evaluation.recalled import Recalled
 from gossamer.metrics import Metric, TableMetric
 from gossamer.recipes._noting import Clock, located
 from gossamer.recipes.checking import factors
-from gossamer.recipes.measuring import FORMAT, default_work, find_sites, measure, recalled, shortened, windows_for
+from gossamer.recipes.measuring import (
+    FORMAT,
+    default_work,
+    find_sites,
+    measure,
+    recalled,
+    scarce,
+    shortened,
+    windows_for,
+)
 from gossamer.recipes.menus import (
     Joint,
     Narrowings,
@@ -151,6 +160,7 @@ def price_model(
     )
     curves = tuple(replace(curve, influence=influences.get(curve.site, 1.0)) for curve in curves)
     total = total_cost(opened.model)
+    few = scarce(found, calibration) if "input_second_moment" in metric.needs else ()
     clock.lap("price")
     return Priced(
         opened=opened,
@@ -166,7 +176,7 @@ def price_model(
         tokens=calibration.ids.numel(),
         calibration=calibration,
         seconds=clock.laps,
-        notes=(*shortened(settings.window, calibration), *notes),
+        notes=(*shortened(settings.window, calibration), *few, *notes),
     )
 
 

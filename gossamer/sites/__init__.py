@@ -9,6 +9,7 @@ from gossamer.sites._base import replace as replace
 from gossamer.sites._base import tie as tie
 from gossamer.sites._running import block_of as block_of
 from gossamer.sites._running import frozen_twin as frozen_twin
+from gossamer.sites._running import last_step as last_step
 from gossamer.sites._running import output_of as output_of
 from gossamer.sites._running import passes_dtype as passes_dtype
 from gossamer.sites._running import run as run

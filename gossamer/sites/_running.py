@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from gossamer.errors import ModelError
 
@@ -30,6 +31,24 @@ def output_of(outputs: Any) -> Tensor:
         if isinstance(found, Tensor):
             return found
     raise ModelError(f"The model returns {type(outputs).__name__}, with neither logits nor a last hidden state.")
+
+
+@torch.no_grad()
+def last_step(model: nn.Module) -> nn.Linear | None:
+    """The linear head whose outputs are the model's, found by running it; None where there is none, or more is done."""
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if find else None
+    if type(head) is not nn.Linear:  # what derives from it may do more than multiply
+        return None
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = head.register_forward_hook(lambda _module, args, output: seen.append((args[0], output)))
+    try:
+        output = output_of(run(model, torch.zeros(1, 8, dtype=torch.int64)))
+    finally:
+        handle.remove()
+    if len(seen) != 1 or seen[0][1] is not output:
+        return None
+    return head if torch.equal(linear(seen[0][0], head.weight, head.bias), output) else None  # else changed in place
 
 
 def passes_dtype(model: nn.Module) -> torch.dtype:

@@ -7,7 +7,7 @@ The usual gradient for one drawn label is p − e_y, for chances p and unit vect
 has the same second moment, diag(p) − p pᵀ, where Σ cᵢ = 0 and Σ cᵢ² = 1: the labels themselves take off the mean. It
 has k entries instead of one for each word, so what it is at the input of a linear head is a sum of k rows of that
 head's weight: neither a product with the whole weight nor a gradient of the logits' size is made. (It also has a k-th
-of the excess kurtosis; on SmolLM2-135M that makes plans no better: lab/LOG.md.)
+of the excess kurtosis where all cᵢ are of one size; on SmolLM2-135M that makes plans no better: lab/LOG.md.)
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from gossamer.errors import NumericsError
-from gossamer.sites import output_of, run
+from gossamer.sites import last_step, output_of, run
 
 DRAWS = 16
 """Labels a position; with a power of four their weights ± 1/√k are exact in any number format."""
@@ -31,13 +31,13 @@ vocabulary has 49,000 tokens."""
 class Passes:
     """Forward and backward passes of a model with frozen parameters.
 
-    A linear head whose outputs are the logits is left out of both, unless it is among the modules whose names are
-    `watched`: what it says is worked out for a few positions at a time, to draw labels from.
+    A linear head that ends the model is left out of both, unless it is among the modules whose names are `watched`:
+    what it says is worked out for a few positions at a time, to draw labels from.
     """
 
     def __init__(self, model: nn.Module, watched: Collection[str] = ()) -> None:
         self.model = model
-        head = _last_step(model)
+        head = last_step(model)
         self.head: Any = None if head in [model.get_submodule(name) for name in watched] else head
 
     def forward(self, ids: Tensor) -> Any:
@@ -52,11 +52,12 @@ class Passes:
 
     @torch.no_grad()
     def gradient(self, outputs: Any, generator: torch.Generator) -> Tensor:
-        """∂loss/∂output for the summed loss of drawn labels, for what `forward` gave; of the output's shape and dtype.
+        """What goes back through the model, for what `forward` gave; of the output's shape and dtype.
 
-        Logits predict a category at each position. A last hidden state predicts a vector with Gaussian noise of the
-        outputs' own variance σ²: the gradient is standard normal noise over σ, so the loss counts nats against a
-        reader who would tolerate as much error as the outputs vary.
+        Logits predict a category at each position: the gradient of Σ cᵢ · (nats of label i), summed over positions. A
+        last hidden state predicts a vector with Gaussian noise of the outputs' own variance σ²: the gradient is
+        standard normal noise over σ, so the loss counts nats against a reader who would tolerate as much error as the
+        outputs vary.
         Raises `NumericsError` where the predictions are not finite.
         """
         output = output_of(outputs)
@@ -90,19 +91,3 @@ def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
         draw = torch.rand(len(rows), DRAWS, generator=generator).to(rows.device) * cumulative[:, -1:]
         drawn.append(torch.searchsorted(cumulative, draw).clamp_max_(rows.shape[1] - 1))
     return torch.cat(drawn)
-
-
-def _last_step(model: nn.Module) -> nn.Linear | None:
-    """The linear head whose outputs are the model's; None where there is none, or they are changed again."""
-    find = getattr(model, "get_output_embeddings", None)
-    head = find() if find else None
-    if not isinstance(head, nn.Linear):
-        return None
-    given: list[Tensor] = []
-    handle = head.register_forward_hook(lambda _module, _args, output: given.append(output))
-    try:
-        with torch.no_grad():
-            output = output_of(run(model, torch.zeros(1, 2, dtype=torch.int64)))
-    finally:
-        handle.remove()
-    return head if len(given) == 1 and given[0] is output else None

@@ -256,3 +256,5 @@ def test_a_few_tokens_are_enough_to_stay_finite(run, model_folder, load, answers
         assert told.code == 0, told.err
         assert answers(load(out, kind)).isfinite().all()
         assert json.loads((out / "report.json").read_text())["score"]["divergence"] < 20
+        few = f"note: Calibrated on {tokens} tokens, fewer than the 48 inputs of" in told.out
+        assert few == (tokens < 48)

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import gossamer
 from gossamer.checkpoints import store
+from gossamer.errors import BudgetError
 
 LAYER = "model.layers.0.mlp.up_proj.weight"
 
@@ -514,6 +516,18 @@ def test_a_window_longer_than_the_model_takes_is_said(run, model_folder, text_fi
     assert "note:" not in run("inspect", model_folder("llama"), *words, "--window", "64").out
     told = run("evaluate", model_folder("llama"), "--text", text_file, "--window", "128", "--tokens", "256")
     assert "\nnote: Windows have 64 tokens instead of 128" in told.out
+
+
+def test_a_number_where_python_expects_a_budget(tmp_path):
+    work = tmp_path / "work"
+    for call in (
+        lambda: gossamer.compress("model", 0.6, work=work),
+        lambda: gossamer.plan("model", 0.6, work=work),
+        lambda: gossamer.compare("model", ["svd"], [0.6], tmp_path / "out", test="text", work=work),
+    ):
+        with pytest.raises(BudgetError, match=r"^0\.6 is no budget; give one as gossamer\.Budget"):
+            call()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("words", [("--help",), ("compress", "--help"), ("evaluate", "--help")])
