@@ -30,6 +30,11 @@ METHOD = "gossamer"
 DECOY = "import-gossamer-to-load-this-model.safetensors"
 """The file that a config names for its weights to those who read it without gossamer; it never exists."""
 
+AMPLE = 4
+TABLES = 2**20
+"""A form that is refused before it takes memory holds more numbers than `AMPLE` for each entry of the dense weight and
+`TABLES` beside, which a tiny layer's tables may be. What compression writes has fewer than the weight."""
+
 
 @register_quantization_config(METHOD)
 class ExpressionsConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -95,10 +100,7 @@ class CarrierQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         for name, module in model.named_modules():
             if isinstance(module, Expression):
-                try:
-                    module.check()
-                except ValueError as error:
-                    raise ModelError(f"{name} is damaged: {error}; fetch the folder again.") from error
+                _sound(name, module)
         return marked(model, self)
 
     def is_serializable(self) -> bool:
@@ -171,13 +173,38 @@ def _intact(file: Path) -> None:
 
 
 def _fitting(name: str, expression: Expression, module: nn.Module) -> None:
-    """Raise `ModelError` where an expression is larger than the weight it stands for."""
+    """Raise `ModelError` where an expression is larger than the weight it stands for, without or within."""
     shape = next((kind.weight(module).shape for kind in _hosts() if kind.matches(module)), None)
     if shape is None or any(mine > whole for mine, whole in zip(expression.shape, shape, strict=True)):
         raise ModelError(
             f"The config writes {name} as {expression.shape[0]} × {expression.shape[1]}, and the architecture has "
             f"{'no linear layer' if shape is None else f'{shape[0]} × {shape[1]}'} there; fetch the folder again."
         )
+    held = sum(tensor.numel() for tensor in (*expression.parameters(), *expression.buffers()))
+    if held > AMPLE * shape.numel() + TABLES:
+        raise ModelError(
+            f"The config writes {name}, {shape[0]} × {shape[1]}, with {held:,} numbers; fetch the folder again."
+        )
+
+
+def _sound(name: str, expression: Expression) -> None:
+    """Raise `ModelError` where a node of an expression, as it came from its file, cannot be."""
+    nested = [part for part in expression.modules() if isinstance(part, Expression) and part is not expression]
+    theirs = {id(tensor) for part in nested for tensor in part.parameters()}
+    own = {key: tensor for key, tensor in expression.named_parameters() if id(tensor) not in theirs}
+    if any(tensor.is_meta for tensor in (*own.values(), *expression.buffers(recurse=False))):
+        return  # left on disk
+    for key, tensor in own.items():
+        if not tensor.isfinite().all():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{name} has {key} that are not finite in {kind}; fetch the folder again, or load it in a wider number "
+                "format."
+            )
+    try:
+        expression.check()
+    except ValueError as error:
+        raise ModelError(f"{name} is damaged: {error}; fetch the folder again.") from error
 
 
 def _hosts() -> list[type[Host]]:

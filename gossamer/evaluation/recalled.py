@@ -5,12 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gossamer.checkpoints.store import read_tensors, tensor_digest, write_tensors
+from gossamer.sites import run_to_head
 
-READ = "read by the head"
+READ, STATE = "read by the head", "last_hidden_state"
 
 
 class Recalled:
@@ -18,7 +18,7 @@ class Recalled:
 
     A window of logits is as large as window × vocabulary numbers, so what the head read is kept instead: for a
     vocabulary of 49,152 and a width of 576 that is an 85th. A model that does more to its logits than the head alone,
-    as capping them, runs again.
+    as capping them, runs again (`sites.run_to_head`).
     """
 
     def __init__(self, model: Any, folder: Path) -> None:
@@ -34,25 +34,13 @@ class Recalled:
         """The outputs a judge reads: `logits`, or `last_hidden_state` of a model without."""
         path = self.folder / f"{tensor_digest([('ids', input_ids)])}.safetensors"
         if not path.exists():
-            outputs, kept = self._run(input_ids)
-            if kept:
-                write_tensors(path, kept, {})
+            outputs, read = run_to_head(self.model, input_ids)
+            if getattr(outputs, "logits", None) is None:
+                write_tensors(path, {STATE: outputs.last_hidden_state}, {})
+            elif read is not None:
+                write_tensors(path, {READ: read}, {})
             return outputs
         kept = {name: tensor.to(input_ids.device) for name, tensor in read_tensors(path)[0].items()}
         if READ in kept:
             return SimpleNamespace(logits=self.model.get_output_embeddings()(kept[READ]))
         return SimpleNamespace(**kept)
-
-    def _run(self, input_ids: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        """The outputs, and what gives them again to the last bit; nothing where that would be the logits themselves."""
-        head, seen = self.model.get_output_embeddings(), []
-        handle = head.register_forward_pre_hook(lambda _module, args: seen.append(args[0])) if head else None
-        try:
-            outputs = self.model(input_ids=input_ids)
-        finally:
-            if handle:
-                handle.remove()
-        if getattr(outputs, "logits", None) is None:
-            return outputs, {"last_hidden_state": outputs.last_hidden_state}
-        same = len(seen) == 1 and torch.equal(head(seen[0]), outputs.logits)
-        return outputs, {READ: seen[0]} if same else {}

@@ -54,7 +54,7 @@ class Expression(nn.Module, ABC):
         return 0
 
     def check(self) -> None:
-        """Raise `ValueError` where what was read from a file cannot be, as an index out of range."""
+        """Raise `ValueError` where what this node read from a file cannot be, as an index out of range."""
 
     def rows(self, ids: Tensor) -> Tensor:
         """The rows of W for ids (…) as (…, n): a table of vectors looked up."""

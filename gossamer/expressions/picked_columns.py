@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.expressions._base import Expression
+from gossamer.expressions._places import distinct
 
 
 class PickedColumns(Expression):
@@ -25,6 +26,9 @@ class PickedColumns(Expression):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.index_select(-1, self.places), self.weight)
+
+    def check(self) -> None:
+        distinct(self.places, self.shape[1])
 
     def tree(self) -> dict[str, Any]:
         return {"kind": self.kind, "shape": list(self.shape), "kept": self.weight.shape[1]}

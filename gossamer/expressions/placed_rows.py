@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.expressions._base import Expression
+from gossamer.expressions._places import distinct
 
 
 class PlacedRows(Expression):
@@ -27,6 +28,9 @@ class PlacedRows(Expression):
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight)
         return y.new_zeros(*y.shape[:-1], self.shape[0]).index_copy(-1, self.places.long(), y)
+
+    def check(self) -> None:
+        distinct(self.places, self.shape[0])
 
     def tree(self) -> dict[str, Any]:
         return {"kind": self.kind, "shape": list(self.shape), "kept": self.weight.shape[0]}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.expressions._base import Expression
+from gossamer.expressions._places import distinct
 
 
 class Skeleton(Expression):
@@ -38,6 +39,9 @@ class Skeleton(Expression):
         identity = torch.eye(r, dtype=self.coefficients.dtype, device=self.coefficients.device)
         columns = torch.cat([identity, self.coefficients], dim=1)
         return columns.new_zeros(r, n).index_copy(1, self.order.long(), columns)
+
+    def check(self) -> None:
+        distinct(self.order, self.shape[1])
 
     def tree(self) -> dict[str, Any]:
         return {"kind": self.kind, "shape": list(self.shape)}

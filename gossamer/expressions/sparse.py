@@ -49,6 +49,13 @@ class Sparse(Expression):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.dense())
 
+    def check(self) -> None:
+        m, n = self.shape
+        if not torch.equal(packed(unpacked(self.mask, n)), self.mask):
+            raise ValueError(f"its mask reaches beyond {n} columns")
+        if (placed := int(unpacked(self.mask, n).sum())) != len(self.values):
+            raise ValueError(f"its mask places {placed} of {len(self.values)} entries in {m} × {n}")
+
     def tree(self) -> dict[str, Any]:
         return {"kind": self.kind, "shape": list(self.shape), "kept": len(self.values)}
 

@@ -30,10 +30,10 @@ def start_error(rows: Tensor, count: int, sparsity: int) -> float:
 def sparse_codes(rows: Tensor, count: int, sparsity: int) -> Tensor:
     """Codes (m × count), `sparsity` in a row, for `rows` (m × d, float64) in principal coordinates, and any atoms.
 
-    Codes for all rows by pursuit and atoms for all codes by least squares, in turn, from orthonormal atoms. All rounds
-    but the last are done in float32.
+    They are scaled as `_of_unit_size` scales the rows. Codes for all rows by pursuit and atoms for all codes by least
+    squares, in turn, from orthonormal atoms. All rounds but the last are done in float32.
     """
-    rows = rows / rows.square().mean().sqrt().clamp_min(1e-300)
+    rows = _of_unit_size(rows)
     rough = rows.float()
     atoms = _start(rough, count, sparsity)
     codes = pursue(rough, atoms, rough.new_zeros(len(rows), count), sparsity)
@@ -41,6 +41,18 @@ def sparse_codes(rows: Tensor, count: int, sparsity: int) -> Tensor:
         atoms, codes = best_atoms(rough, codes)
         codes = pursue(rough, atoms, codes, sparsity)
     return pursue(rows, atoms.double(), codes.double(), sparsity)
+
+
+def orthogonal_codes(rows: Tensor, count: int, sparsity: int, steps: int) -> Tensor:
+    """As `sparse_codes`, and orthonormal atoms; all of the `steps` (one or more) but the last are done in float32."""
+    rows = _of_unit_size(rows)
+    atoms = orthonormal_atoms(rows.float(), count, sparsity, steps - 1).double()
+    return largest(rows @ better_orthonormal(rows, atoms, sparsity).T, sparsity)
+
+
+def _of_unit_size(rows: Tensor) -> Tensor:
+    """The rows with a mean square of one, so that float32 holds them; the best atoms are the same."""
+    return rows / rows.square().mean().sqrt().clamp_min(1e-300)
 
 
 def _start(rows: Tensor, count: int, sparsity: int) -> Tensor:
@@ -75,14 +87,21 @@ def best_atoms(rows: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 def orthonormal_atoms(rows: Tensor, count: int, sparsity: int, steps: int) -> Tensor:
     """Orthonormal atoms (count × d, count ≤ d), `sparsity` of which shall code each of `rows` (m × d).
 
-    COMPOT's two closed forms in turn (arXiv 2602.15200): for orthonormal atoms D the best codes keep the largest
-    entries in every row of Y Dᵀ, and for codes S the best orthonormal atoms are U Vᵀ with Sᵀ Y = U Σ Vᵀ (Procrustes).
-    Neither raises the error. `rows` are in principal coordinates, whose axes are the start.
+    `rows` are in principal coordinates, whose axes are the start.
     """
     atoms = torch.eye(count, rows.shape[1], dtype=rows.dtype, device=rows.device)
     for _ in range(steps):
-        atoms = nearest_orthonormal(largest(rows @ atoms.T, sparsity).T @ rows)
+        atoms = better_orthonormal(rows, atoms, sparsity)
     return atoms
+
+
+def better_orthonormal(rows: Tensor, atoms: Tensor, sparsity: int) -> Tensor:
+    """Orthonormal atoms (k × d) that code `rows` (m × d) no worse: COMPOT's two closed forms (arXiv 2602.15200).
+
+    For orthonormal atoms D the best codes keep the largest entries in every row of Y Dᵀ, and for codes S the best
+    orthonormal atoms are U Vᵀ with Sᵀ Y = U Σ Vᵀ (Procrustes).
+    """
+    return nearest_orthonormal(largest(rows @ atoms.T, sparsity).T @ rows)
 
 
 def nearest_orthonormal(matrix: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ Cells = dict[str, dict[str, Any]]
 def compare(
     model: str,
     names: Sequence[str],
-    budgets: Sequence[Budget],
+    budgets: Budget | Sequence[Budget],
     out: Path | str,
     settings: Settings | None = None,
     *,
@@ -62,9 +62,10 @@ def compare(
     saving.standing(Path(out))
     base = settings or Settings()
     rows = {name: methods.settings(name, **_open(base)) for name in dict.fromkeys(names)}
-    for budget in budgets:
+    several = budgets if isinstance(budgets, Sequence) else [budgets]
+    for budget in several:
         Budget.check(budget)
-    asked = {budget.label: budget for budget in budgets}
+    asked = {budget.label: budget for budget in several}
     if not rows or not asked:
         raise BudgetError("A comparison needs methods and budgets, as --methods svd,pivoted --keep 0.9,0.6.")
     work = Path(work or default_work())

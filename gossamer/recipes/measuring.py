@@ -25,7 +25,7 @@ from gossamer.vocabulary import Progress, Settings, Site, silent
 T = TypeVar("T")
 
 FORMAT = 10
-"""Of what is measured, in the working folder; a change here measures anew."""
+"""Of all in the working folder but prices: statistics, influences, the model's own writing, what it said to judges."""
 HELD_OUT = 4
 """Windows at the end of the text that judge a plan instead of making it; of a short text a tenth."""
 

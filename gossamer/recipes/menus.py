@@ -94,6 +94,17 @@ def find_groups(opened: Opened, found: Sequence[Site], settings: Settings) -> Na
     return groups
 
 
+def absent(groups: Narrowings, names: Sequence[str]) -> tuple[str, ...]:
+    """A note for every bottleneck among the structures `names` that the model has nowhere."""
+    there = {kind.name for kind, _ in groups}
+    return tuple(
+        f"Nothing in this model can be narrowed as {kind.name}, so what it would have written stays dense or is "
+        "written otherwise."
+        for kind in narrowing(names)
+        if kind.name not in there
+    )
+
+
 def all_fit(found: Sequence[Site], names: Sequence[str]) -> None:
     """Raise `PlanError` where a structure cannot be had at a site, or no structure at a table that was asked for."""
     for site in found:

@@ -30,6 +30,7 @@ from gossamer.recipes.measuring import (
 from gossamer.recipes.menus import (
     Joint,
     Narrowings,
+    absent,
     all_fit,
     find_groups,
     itemsize_of,
@@ -176,7 +177,7 @@ def price_model(
         tokens=calibration.ids.numel(),
         calibration=calibration,
         seconds=clock.laps,
-        notes=(*shortened(settings.window, calibration), *few, *notes),
+        notes=(*absent(groups, settings.structures), *shortened(settings.window, calibration), *few, *notes),
     )
 
 

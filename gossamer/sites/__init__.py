@@ -13,6 +13,7 @@ from gossamer.sites._running import last_step as last_step
 from gossamer.sites._running import output_of as output_of
 from gossamer.sites._running import passes_dtype as passes_dtype
 from gossamer.sites._running import run as run
+from gossamer.sites._running import run_to_head as run_to_head
 from gossamer.sites._stream import Layout as Layout
 from gossamer.sites._stream import ShortcutCarrier as ShortcutCarrier
 from gossamer.sites._stream import StreamNorm as StreamNorm

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from gossamer.errors import ModelError
 
@@ -33,22 +32,40 @@ def output_of(outputs: Any) -> Tensor:
     raise ModelError(f"The model returns {type(outputs).__name__}, with neither logits nor a last hidden state.")
 
 
-@torch.no_grad()
 def last_step(model: nn.Module) -> nn.Linear | None:
     """The linear head whose outputs are the model's, found by running it; None where there is none, or more is done."""
-    find = getattr(model, "get_output_embeddings", None)
-    head = find() if find else None
+    head = _head(model)
     if type(head) is not nn.Linear:  # what derives from it may do more than multiply
         return None
-    seen: list[tuple[Tensor, Tensor]] = []
-    handle = head.register_forward_hook(lambda _module, args, output: seen.append((args[0], output)))
+    return None if run_to_head(model, torch.zeros(1, 8, dtype=torch.int64))[1] is None else head
+
+
+@torch.inference_mode(False)  # tensors of that mode do not tell whether they were changed in place
+@torch.no_grad()
+def run_to_head(model: nn.Module, ids: Tensor) -> tuple[Any, Tensor | None]:
+    """The model's outputs as `run` gives them, and what its head read.
+
+    None in place of that where the logits are not just what the head said: where there is no head, it ran more than
+    once, or its answer was changed, in place or not, as by a soft cap.
+    """
+    head = _head(model)
+    said: list[tuple[Tensor, Tensor, int]] = []
+    handle = head and head.register_forward_hook(lambda _m, args, out: said.append((args[0], out, out._version)))
     try:
-        output = output_of(run(model, torch.zeros(1, 8, dtype=torch.int64)))
+        outputs = run(model, ids)
     finally:
-        handle.remove()
-    if len(seen) != 1 or seen[0][1] is not output:
-        return None
-    return head if torch.equal(linear(seen[0][0], head.weight, head.bias), output) else None  # else changed in place
+        if handle:
+            handle.remove()
+    if len(said) != 1:
+        return outputs, None
+    read, logits, version = said[0]
+    return outputs, read if output_of(outputs) is logits and logits._version == version else None
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    find = getattr(model, "get_output_embeddings", None)
+    found: nn.Module | None = find() if find else None
+    return found
 
 
 def passes_dtype(model: nn.Module) -> torch.dtype:

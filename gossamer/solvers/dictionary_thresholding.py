@@ -1,13 +1,12 @@
 """Dictionary by thresholding: orthogonal atoms, whose best sparse codes are the largest coordinates.
 
-Source: COMPOT (Makhov et al. 2026, arXiv 2602.15200): two closed forms in turn (see `orthonormal_atoms`). At last the
+Source: COMPOT (Makhov et al. 2026, arXiv 2602.15200): two closed forms in turn (see `better_orthonormal`). At last the
 atoms give up being orthogonal for what is best with these codes.
 """
 
 from torch import Tensor
 
-from gossamer.linalg.dictionary import orthonormal_atoms
-from gossamer.linalg.pursuit import largest
+from gossamer.linalg.dictionary import orthogonal_codes
 from gossamer.metrics import InputMetric, Metric
 from gossamer.solvers._dictionary import DictionarySolver
 from gossamer.structures import Structure
@@ -25,4 +24,4 @@ class DictionaryThresholding(DictionarySolver):
         return issubclass(structure, OrthogonalDictionary) and issubclass(metric, InputMetric)
 
     def codes(self, rows: Tensor, count: int) -> Tensor:
-        return largest(rows @ orthonormal_atoms(rows, count, kept(count), STEPS).T, kept(count))
+        return orthogonal_codes(rows, count, kept(count), STEPS)

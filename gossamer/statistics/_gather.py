@@ -39,7 +39,9 @@ def gather(
     device = next(model.parameters()).device
     sums = sums or Sums.zero(sites, needs, device)
     size = max(1, batch_tokens // windows.shape[1])
-    batches = windows[sums.windows :].split(size) if sums.windows < len(windows) else ()
+    if sums.windows >= len(windows):
+        return sums
+    batches = windows[sums.windows :].split(size)
     observer = _Observer(sums, sites)
     passes = Passes(model, watched=[site.name for site in sites])
     handles = observer.attach(model)

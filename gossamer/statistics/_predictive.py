@@ -6,8 +6,9 @@ Drawn labels make the second moments of the gradients those of the true Fisher i
 The usual gradient for one drawn label is p − e_y, for chances p and unit vectors e. Any Σ cᵢ e_yᵢ over several labels
 has the same second moment, diag(p) − p pᵀ, where Σ cᵢ = 0 and Σ cᵢ² = 1: the labels themselves take off the mean. It
 has k entries instead of one for each word, so what it is at the input of a linear head is a sum of k rows of that
-head's weight: neither a product with the whole weight nor a gradient of the logits' size is made. (It also has a k-th
-of the excess kurtosis where all cᵢ are of one size; on SmolLM2-135M that makes plans no better: lab/LOG.md.)
+head's weight: on the way back neither a product with the whole weight nor a gradient of the logits' size is made. (It
+also has a k-th of the excess kurtosis where all cᵢ are of one size; on SmolLM2-135M that makes plans no better:
+lab/LOG.md.)
 """
 
 from collections.abc import Collection
@@ -32,7 +33,7 @@ class Passes:
     """Forward and backward passes of a model with frozen parameters.
 
     A linear head that ends the model is left out of both, unless it is among the modules whose names are `watched`:
-    what it says is worked out for a few positions at a time, to draw labels from.
+    what it says is worked out for 512 positions at a time, to draw labels from.
     """
 
     def __init__(self, model: nn.Module, watched: Collection[str] = ()) -> None:
@@ -58,7 +59,7 @@ class Passes:
         last hidden state predicts a vector with Gaussian noise of the outputs' own variance σ²: the gradient is
         standard normal noise over σ, so the loss counts nats against a reader who would tolerate as much error as the
         outputs vary.
-        Raises `NumericsError` where the predictions are not finite.
+        Raises `NumericsError` where logits are not finite.
         """
         output = output_of(outputs)
         if getattr(outputs, "logits", None) is None:
@@ -80,14 +81,15 @@ class Passes:
 
 def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
     """`DRAWS` labels a position (positions × draws) from logits (positions × classes)."""
-    drawn = []
-    for rows in logits.split(ROWS):
+    draws = torch.rand(len(logits), DRAWS, generator=generator).to(logits.device)
+    drawn, sums = [], []
+    for rows, draw in zip(logits.split(ROWS), draws.split(ROWS), strict=True):
         cumulative = rows.softmax(-1, dtype=torch.float32).cumsum(-1)
-        if not torch.isfinite(cumulative[:, -1]).all():
-            raise NumericsError(
-                "The model's predictions are not finite on the calibration text; check its weights, or run it in a "
-                "wider number format."
-            )
-        draw = torch.rand(len(rows), DRAWS, generator=generator).to(rows.device) * cumulative[:, -1:]
-        drawn.append(torch.searchsorted(cumulative, draw).clamp_max_(rows.shape[1] - 1))
+        sums.append(cumulative[:, -1:])
+        drawn.append(torch.searchsorted(cumulative, draw * sums[-1]).clamp_max_(rows.shape[1] - 1))
+    if not torch.isfinite(torch.cat(sums)).all():
+        raise NumericsError(
+            "The model's predictions are not finite on the calibration text; check its weights, or run it in a wider "
+            "number format."
+        )
     return torch.cat(drawn)

@@ -1,5 +1,8 @@
 """Windows of text, and text that a model writes itself."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from contract_cases import tiny
@@ -98,3 +101,29 @@ def test_a_token_follows_another_as_often_as_the_model_says():
 def test_an_encoder_cannot_write(kind):
     with pytest.raises(TextError, match="--text"):
         data.generate(build_model(kind), 1, 8, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        ("nobody/words", ("nobody/words", None, "train")),
+        ("nobody/words:raw", ("nobody/words", "raw", "train")),
+        ("nobody/words:raw:test", ("nobody/words", "raw", "test")),
+    ],
+)
+def test_a_hub_data_set_is_read_by_its_name_configuration_and_split(source, asked, monkeypatch):
+    heard = []
+
+    def load_dataset(name, config, split):
+        heard.append((name, config, split))
+        return {"text": ["one", "two"]}
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    assert data.read(source) == "one\ntwo"
+    assert heard == [asked]
+
+
+def test_a_data_set_without_text_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda *_, **__: {"words": ["one"]}))
+    with pytest.raises(TextError, match="nobody/words is neither a file nor a data set with a column 'text'"):
+        data.read("nobody/words")

@@ -12,8 +12,11 @@ from gossamer.expressions import Expression, read
 from gossamer.expressions._pinned import Pinned
 from gossamer.expressions.affine import Affine
 from gossamer.expressions.dense import Dense
+from gossamer.expressions.picked_columns import PickedColumns
+from gossamer.expressions.placed_rows import PlacedRows
 from gossamer.expressions.product import Product
 from gossamer.expressions.skeleton import Skeleton
+from gossamer.expressions.sparse import Sparse
 
 KINDS = discover.names(expressions)
 EXAMPLES = expressions_by_kind()
@@ -205,3 +208,28 @@ def test_every_kind_is_an_expression_named_as_its_file():
     for name, kind in discover.catalogue(expressions, Expression).items():
         assert EXAMPLES[name][0].kind == name
         assert type(EXAMPLES[name][0]) is kind
+
+
+@pytest.mark.parametrize("places", [[0, 1, 1], [0, 1, 5], [-1, 0, 1]], ids=["twice", "beyond", "negative"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda places: PickedColumns(torch.ones(4, 3), places, 5),
+        lambda places: PlacedRows(torch.ones(3, 4), places, 5),
+        lambda places: Skeleton(torch.ones(2, 3), torch.cat([places, torch.tensor([3, 4])])),
+    ],
+    ids=["picked_columns", "placed_rows", "skeleton"],
+)
+def test_places_that_cannot_be_are_seen(made, places):
+    made(torch.tensor([2, 0, 1])).check()
+    with pytest.raises(ValueError, match="not distinct"):
+        made(torch.tensor(places)).check()
+
+
+@pytest.mark.parametrize(("row", "said"), [(0b111, "places 5 of 4"), (0b1000011, "beyond 5 columns")])
+def test_a_mask_that_places_something_else_is_seen(row, said):
+    sparse = Sparse(torch.ones(4), torch.tensor([[0b11], [0b11]]), 5)
+    sparse.check()
+    sparse.mask[0] = row
+    with pytest.raises(ValueError, match=said):
+        sparse.check()

@@ -84,7 +84,7 @@ def paid(weight, expression):
 def test_the_method_is_trains_in_the_weights_own_norm_solved_exactly():
     chosen = method("compactifai")
     assert chosen.structures == ("tensor_train",)
-    assert (chosen.metric, chosen.allocator) == ("identity", "uniform")
+    assert (chosen.metric, chosen.allocator) == ("identity", "sensitivity")
     assert isinstance(choose(TensorTrainStructure, Identity), TensorTrainSVD)
     assert choose(TensorTrainStructure, Identity).exact
 

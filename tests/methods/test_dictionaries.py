@@ -20,7 +20,15 @@ from gossamer.expressions import read
 from gossamer.expressions.dense import Dense
 from gossamer.expressions.product import Product
 from gossamer.expressions.sparse import Sparse, packed, unpacked
-from gossamer.linalg.dictionary import best_atoms, best_dictionary, nearest_orthonormal, start_error
+from gossamer.linalg.dictionary import (
+    best_atoms,
+    best_dictionary,
+    better_orthonormal,
+    nearest_orthonormal,
+    orthogonal_codes,
+    orthonormal_atoms,
+    start_error,
+)
 from gossamer.linalg.principal import principal_rows
 from gossamer.linalg.pursuit import largest, pursue
 from gossamer.methods import method
@@ -206,12 +214,26 @@ def test_neither_closed_form_of_thresholding_raises_the_error(m, d, part, seed):
     for _ in range(6):
         codes = largest(rows @ atoms.T, kept(count))
         coded = residual(rows, atoms, codes)
-        atoms = nearest_orthonormal(codes.T @ rows)
+        atoms = better_orthonormal(rows, atoms, kept(count))
         torch.testing.assert_close(atoms @ atoms.T, torch.eye(count, dtype=torch.float64), rtol=0, atol=1e-10)
         turned = residual(rows, atoms, codes)
         assert coded <= before * (1 + 1e-12) + 1e-12
         assert turned <= coded + 1e-12 * residual(rows, atoms, torch.zeros_like(codes))
         before = turned
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_orthogonal_codes_found_mostly_in_float32_are_as_good_as_those_of_float64(size):
+    weight, metric = layer(60, 40)
+    rows = size * principal_rows(weight, metric.input)
+    codes = orthogonal_codes(rows, 24, 12, 20)
+    exact = largest(rows @ orthonormal_atoms(rows, 24, 12, 20).T, 12)
+    assert codes.dtype == torch.float64 and int((codes != 0).sum(1).max()) <= 12
+
+    def left(found):
+        return float((rows / size - found @ best_dictionary(found, rows / size)).square().sum())
+
+    assert left(codes) == pytest.approx(left(exact), rel=0.02)
 
 
 def test_orthonormal_atoms_exist_for_codes_that_have_lost_rank():

@@ -20,6 +20,7 @@ def test_every_pair_is_narrowed_and_nothing_is_added(kind, model_folder, text_fi
     narrowed = {option.structure for option in done.plan.choices.values()}
     scores = {"query_key"} if kind in ("llama", "qwen2") else set()
     assert narrowed == {"leverage_neurons", "value_output"} | scores | (set() if scores else narrowed & {"dense"})
+    assert any("query_key" in note for note in done.report.notes) == (not scores)
     assert all(len(list(expression.parameters())) == 1 for expression in found.values())
     ids = torch.arange(20)[None]
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()

@@ -121,10 +121,17 @@ def test_a_broken_model(mistake, fails, copied):
     assert contents(folder) == before
 
 
-def test_weights_so_large_that_activations_overflow(fails, copied, work):
+@pytest.mark.parametrize(
+    ("dtype", "value", "words"),
+    [
+        ("float32", 3e38, r"model\.layers\.0\.mlp\.\w+: .* not finite"),
+        ("float16", 6e4, "not finite .*in a wider format"),  # measured in float32, judged in half
+    ],
+)
+def test_weights_so_large_that_activations_overflow(dtype, value, words, fails, copied, work):
     folder = copied("llama")
-    weights(lambda t: t[LAYER].fill_(3e38))(folder)
-    assert re.search(r"model\.layers\.0\.mlp\.\w+: .* not finite", fails(folder, work=work))
+    weights(lambda t: t[LAYER].fill_(value))(folder)
+    assert re.search(words, fails(folder, "--dtype", dtype, work=work))
 
 
 @pytest.mark.parametrize(
@@ -524,6 +531,7 @@ def test_a_number_where_python_expects_a_budget(tmp_path):
         lambda: gossamer.compress("model", 0.6, work=work),
         lambda: gossamer.plan("model", 0.6, work=work),
         lambda: gossamer.compare("model", ["svd"], [0.6], tmp_path / "out", test="text", work=work),
+        lambda: gossamer.compare("model", ["svd"], 0.6, tmp_path / "out", test="text", work=work),
     ):
         with pytest.raises(BudgetError, match=r"^0\.6 is no budget; give one as gossamer\.Budget"):
             call()

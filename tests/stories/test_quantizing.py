@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from gossamer import Budget, compress, discover, methods, metrics, solvers, structures
 from gossamer.checkpoints.plugin import expressions_of
@@ -180,6 +181,30 @@ def test_a_form_larger_than_its_layer_is_refused_before_memory_is_taken(shape, s
     trees[name]["shape"] = shape
     path.write_text(json.dumps(config))
     with pytest.raises(Exception, match=f"{re.escape(name)}.*{shape[0]}"):
+        load(spoilt, KIND)
+
+
+def test_numbers_that_are_not_finite_are_refused_by_name(spoilt, load):
+    file = spoilt / "model.safetensors"
+    tensors = load_file(file)
+    name = next(n for n in tensors if n.endswith("q_proj.expression.scales"))
+    tensors[name][-1, -1] = torch.inf
+    save_file(tensors, file, metadata={"format": "pt"})
+    (spoilt / "checksums.json").unlink()
+    with pytest.raises(Exception, match=r"q_proj.*scales that are not finite in bfloat16"):
+        load(spoilt, KIND)
+
+
+def test_a_form_that_is_larger_within_is_refused_before_memory_is_taken(spoilt, load):
+    path = spoilt / "config.json"
+    config = json.loads(path.read_text())
+    trees = config["quantization_config"]["expressions"]
+    name = next(n for n in trees if n.endswith("q_proj"))
+    (m, n), inner = trees[name]["shape"], 10**12
+    factors = [{"kind": "dense", "shape": [m, inner]}, {"kind": "dense", "shape": [inner, n]}]
+    trees[name] = {"kind": "product", "factors": factors}
+    path.write_text(json.dumps(config))
+    with pytest.raises(Exception, match=f"{re.escape(name)}.*{(m + n) * inner:,} numbers"):
         load(spoilt, KIND)
 
 
