@@ -107,16 +107,6 @@ def test_several_structures_at_once(chosen):
     assert used == {"pivoted_low_rank"}, "it expresses the same matrices with fewer numbers"
 
 
-def test_one_plan_over_single_weights_and_all_pairs(chosen, load, answers):
-    """A narrower MLP here, fewer coordinates of queries or values there, and low rank elsewhere."""
-    joint = {"neurons", "value_output", "query_key"}
-    plan, out = chosen("--structures", ",".join(["pivoted_low_rank", *joint]), "--metric", "kronecker_fisher", keep=0.6)
-    used = {choice["structure"] for choice in plan["choices"].values()}
-    assert len(used & joint) >= 2 and "pivoted_low_rank" in used
-    again, other = load(out, "llama"), load(out, "llama")
-    assert torch.equal(answers(again), answers(other))
-
-
 def test_the_order_of_structures_does_not_matter(run, model_folder, tiny, work, tmp_path):
     """Also where a solver prices a few sizes only and interpolates between them."""
     words = ("--keep", 0.8, "--metric", "diagonal_fisher", "--allocator", "uniform", "--work", work, *tiny)
