@@ -105,6 +105,21 @@ def absent(groups: Narrowings, names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def fallen_back(found: Sequence[Site], names: Sequence[str]) -> tuple[str, ...]:
+    """A note for every structure among `names` and every reason for which it is another one at some sites."""
+    fallen: dict[tuple[str, str], list[str]] = {}
+    for site in found:
+        for form in forms_for(site, names):
+            if why := form.fallback(site.shape):
+                fallen.setdefault((form.name, why), []).append(site.name)
+    return tuple(f"Instead of {name} weights become {why} {some(at)}" for (name, why), at in fallen.items())
+
+
+def some(names: Sequence[str]) -> str:
+    """How many, and the first few by name."""
+    return f"({len(names)}): {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+
+
 def all_fit(found: Sequence[Site], names: Sequence[str]) -> None:
     """Raise `PlanError` where a structure cannot be had at a site, or no structure at a table that was asked for."""
     for site in found:

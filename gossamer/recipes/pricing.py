@@ -32,10 +32,12 @@ from gossamer.recipes.menus import (
     Narrowings,
     absent,
     all_fit,
+    fallen_back,
     find_groups,
     itemsize_of,
     narrowing,
     rewriting,
+    some,
     structure,
     together,
     total_cost,
@@ -177,7 +179,13 @@ def price_model(
         tokens=calibration.ids.numel(),
         calibration=calibration,
         seconds=clock.laps,
-        notes=(*absent(groups, settings.structures), *shortened(settings.window, calibration), *few, *notes),
+        notes=(
+            *absent(groups, settings.structures),
+            *fallen_back(found, settings.structures),
+            *shortened(settings.window, calibration),
+            *few,
+            *notes,
+        ),
     )
 
 
@@ -246,8 +254,7 @@ def _priced(
     notes: tuple[str, ...] = ()
     if silent_sites:
         notes = (
-            f"Stay dense because the text never reached them, or they never reached the output ({len(silent_sites)}): "
-            f"{', '.join(silent_sites[:3])}{' …' if len(silent_sites) > 3 else ''}",
+            f"Stay dense because the text never reached them, or they never reached the output {some(silent_sites)}",
         )
     return curves, joints, folder, notes
 

@@ -18,7 +18,7 @@ from gossamer.metrics.scaled_activation import ScaledActivation
 from gossamer.solvers._base import Solver
 from gossamer.solvers._estimate import sampled
 from gossamer.structures import Structure
-from gossamer.structures.scaled_128 import Scaled128
+from gossamer.structures._scaled import ScaledStructure
 
 POWERS = tuple(step / 20 for step in range(20))
 LEAST = 1e-4
@@ -31,11 +31,11 @@ class ActivationScaling(Solver):
     exact = False
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
-        return issubclass(structure, Scaled128) and issubclass(metric, ScaledActivation)
+        return issubclass(structure, ScaledStructure) and issubclass(metric, ScaledActivation)
 
     def prepare(self, weight: Tensor, structure: Structure, metric: Metric) -> dict[str, Tensor]:
         """`sizes` the structure offers for this weight, and their `errors`."""
-        assert isinstance(structure, Scaled128) and isinstance(metric, ScaledActivation)
+        assert isinstance(structure, ScaledStructure) and isinstance(metric, ScaledActivation)
         # Whole rows are looked at in the metric itself, since the inputs' correlations decide about the power.
         picked, factors = sampled(((weight @ metric.input) * weight).sum(1))
         rows = weight[picked] * factors[:, None]
@@ -48,15 +48,16 @@ class ActivationScaling(Solver):
     def solve(
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> Expression:
-        assert isinstance(structure, Scaled128) and isinstance(metric, ScaledActivation)
+        assert isinstance(structure, ScaledStructure) and isinstance(metric, ScaledActivation)
         _, codes, scales, points, factors = _best(weight, structure, size, metric)
         return structure.express(codes, scales, points, factors, size)
 
 
-def _best(weight: Tensor, structure: Scaled128, bits: int, metric: ScaledActivation) -> tuple[Tensor, ...]:
+def _best(weight: Tensor, structure: ScaledStructure, bits: int, metric: ScaledActivation) -> tuple[Tensor, ...]:
     """(squared output error, codes, scales, zero points, factors) of the best power."""
     m, n = weight.shape
-    length, levels = structure.inner.length((m, n)), structure.inner.levels(bits)
+    inner = structure.inner
+    length, levels = inner.length((m, n)), inner.levels(bits)
     w, moment = weight.float(), metric.input.float()
     magnitude = metric.statistics["input_absolute_mean"].float()
     magnitude = magnitude.clamp_min(LEAST * float(magnitude.max())).clamp_min(1e-30)
@@ -66,7 +67,7 @@ def _best(weight: Tensor, structure: Scaled128, bits: int, metric: ScaledActivat
         factors = ((raised.max() * raised.min()).sqrt() / raised).to(torch.bfloat16).float()
         scaled = w / factors
         # An input's errors count as much as it varies, else the grid would clip the very weights that were made large.
-        scales, points = row_grid(scaled, factors.square() * moment.diagonal(), length, levels, zeros=True)
+        scales, points = row_grid(scaled, factors.square() * moment.diagonal(), length, levels, zeros=inner.zeros)
         steps, zeros = spread(scales, length, n), spread(points, length, n)
         codes = codes_on(scaled, steps, zeros, levels)
         left = w - (codes - zeros) * steps * factors

@@ -33,6 +33,10 @@ class Structure(ABC):
         """Why no weight of this shape can be written so, in words that follow the layer's name; None where one can."""
         return None
 
+    def fallback(self, shape: Shape) -> str | None:
+        """What weights of this shape become instead, and why, in words that follow "become"; None where nothing."""
+        return None
+
     def told(self, size: int) -> str:
         """What a weight of this size is called where weights of one kind are counted."""
         return self.name

@@ -1,31 +1,10 @@
-"""Scaled 128: inputs times a number each, then codes with a zero point in groups of 128.
+"""Scaled 128: inputs times a number each, then codes with a zero point, groups of 128."""
 
-The form of AWQ (Lin et al. 2023, arXiv 2306.00978), which hides the numbers for the inputs in the layer before; here
-they are stored and counted.
-"""
-
-from torch import Tensor
-
-from gossamer.expressions import Expression
-from gossamer.expressions.diagonal import Diagonal
-from gossamer.expressions.product import Product
-from gossamer.structures._quantized import SHORT, ShorterStructure
+from gossamer.structures._scaled import ScaledStructure
 from gossamer.structures.asymmetric_128 import Asymmetric128
-from gossamer.vocabulary import Cost, Shape
 
 
-class Scaled128(ShorterStructure):
-    """W ≈ Q diag(d) with Q quantized; the size is b."""
+class Scaled128(ScaledStructure):
+    """W ≈ Q diag(d) with Q as `asymmetric_128`."""
 
     inner = Asymmetric128()
-
-    def every(self, shape: Shape) -> list[int]:
-        return self.inner.every(shape)
-
-    def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
-        n = shape[1]
-        return self.inner.cost(shape, size, itemsize) + Cost(params=n, bytes=n * SHORT, macs=n)
-
-    def express(self, codes: Tensor, scales: Tensor, zeros: Tensor, factors: Tensor, bits: int) -> Expression:
-        """As `asymmetric_128`, and the numbers d (n) for the inputs, exact in bfloat16."""
-        return Product([self.inner.express(codes, scales, zeros, bits), Diagonal(factors)])

@@ -32,6 +32,9 @@ class TensorTrainStructure(Structure):
             return (shape[0], 1), (1, shape[1])
         return rows, columns
 
+    def fallback(self, shape: Shape) -> str | None:
+        return "plain low rank, for one of their sides has no divisors" if self.split(shape)[0][1] == 1 else None
+
     def sizes(self, shape: Shape) -> list[int]:
         """Bonds of fewer numbers than the dense weight: evenly spaced for large weights, closer where small.
 

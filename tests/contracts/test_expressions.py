@@ -1,5 +1,6 @@
 """Every kind of expression: it applies what it says it is, and survives JSON and a state dict."""
 
+import copy
 import json
 
 import pytest
@@ -51,6 +52,15 @@ def test_batch_dimensions_pass_through(kind, leading):
         y = example(x)
         assert y.shape == (*leading, m)
         torch.testing.assert_close(y.reshape(-1, m), example(x.reshape(-1, n)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@each_kind
+def test_on_a_gpu_it_answers_as_on_the_cpu(kind):
+    for example in EXAMPLES[kind]:
+        moved, x = copy.deepcopy(example).cuda(), normal(3, 9, example.shape[1])
+        torch.testing.assert_close(moved(x.cuda()).cpu(), example(x), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(moved.dense().cpu(), example.dense(), rtol=1e-9, atol=1e-9)
 
 
 @each_kind

@@ -18,11 +18,13 @@ from gossamer.linalg.tensor_train import digits, tt_svd
 from gossamer.methods import method
 from gossamer.metrics.identity import Identity
 from gossamer.metrics.kronecker_fisher import KroneckerFisher
+from gossamer.recipes.menus import fallen_back
 from gossamer.solvers import choose
 from gossamer.solvers.tensor_train_svd import TensorTrainSVD
 from gossamer.structures.dense import DenseStructure
 from gossamer.structures.low_rank import LowRank
 from gossamer.structures.tensor_train import TensorTrainStructure
+from gossamer.vocabulary import Site
 
 FORM = TensorTrainStructure()
 SPLIT = [(8, 8), (12, 12), (9, 8), (16, 24), (30, 20), (48, 32), (4, 100), (64, 64)]
@@ -225,6 +227,14 @@ def test_where_a_side_is_prime_the_train_is_a_plain_low_rank_weight(shape):
         weight = normal(2, m, n)
         expression, _ = solved(weight, size)
         assert (expression.dense() - plain_svd(weight, size)).norm() <= 1e-6 * weight.norm()
+
+
+def test_layers_that_have_no_digits_are_named_beside_the_result():
+    shapes = {"layer0": (12, 16), "layer1": (13, 16), "layer2": (16, 12), "layer3": (16, 17)}
+    sites = [Site(name=name, kind="linear", shape=shape, bias=False, reads=name) for name, shape in shapes.items()]
+    (note,) = fallen_back(sites, ["tensor_train"])
+    assert "Instead of tensor_train weights become plain low rank" in note and "(2): layer1, layer3" in note
+    assert fallen_back(sites, ["low_rank"]) == ()
 
 
 @given(m=st.integers(1, 300), n=st.integers(1, 300))
