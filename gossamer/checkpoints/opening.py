@@ -148,7 +148,9 @@ def _load(source: str, name: str, dtype: str) -> Any:
         raise ModelError(f"{name} is not a model that can be loaded: {_first_line(error)}") from error
     if loading["missing_keys"]:
         lacking = sorted(loading["missing_keys"])
-        raise ModelError(f"{name} lacks {len(lacking)} weights, {lacking[0]} among them; its files are incomplete.")
+        raise ModelError(
+            f"{name} lacks {len(lacking)} of its weights, {lacking[0]} among them; its files are incomplete."
+        )
     return model.eval()
 
 

@@ -95,12 +95,11 @@ class CarrierQuantizer(HfQuantizer):  # type: ignore[misc]
         if self.quantization_config.stream is not None:
             lay(model, _placed(model, Layout(**self.quantization_config.stream)))
         _tie(model, self.quantization_config.shared)
+        _complete(model)
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
-        for name, module in model.named_modules():
-            if isinstance(module, Expression):
-                _sound(name, module)
+        _sound(model)
         return marked(model, self)
 
     def is_serializable(self) -> bool:
@@ -187,24 +186,50 @@ def _fitting(name: str, expression: Expression, module: nn.Module) -> None:
         )
 
 
-def _sound(name: str, expression: Expression) -> None:
-    """Raise `ModelError` where a node of an expression, as it came from its file, cannot be."""
-    nested = [part for part in expression.modules() if isinstance(part, Expression) and part is not expression]
-    theirs = {id(tensor) for part in nested for tensor in part.parameters()}
-    own = {key: tensor for key, tensor in expression.named_parameters() if id(tensor) not in theirs}
-    if any(tensor.is_meta for tensor in (*own.values(), *expression.buffers(recurse=False))):
-        return  # left on disk
-    for key, tensor in own.items():
-        if not tensor.isfinite().all():
+def _complete(model: PreTrainedModel) -> None:
+    """Let loading end with `ModelError` where files lack weights, which transformers would draw at random.
+
+    A class that the model was not saved as may have parts of its own that are to be trained, as one that classifies;
+    what is there in part must be there whole.
+    """
+    adjust = model._adjust_missing_and_unexpected_keys
+    saved_as = type(model).__name__ in (model.config.architectures or ())
+
+    def part(key: str) -> str:
+        return key.removeprefix(f"{model.base_model_prefix}.").partition(".")[0]
+
+    def adjusted(loading_info: Any) -> None:
+        del model._adjust_missing_and_unexpected_keys  # the class's own comes back
+        adjust(loading_info)
+        begun = {part(key) for key in model.state_dict() if key not in loading_info.missing_keys}
+        lacking = sorted(key for key in loading_info.missing_keys if saved_as or part(key) in begun)
+        if lacking:
+            raise ModelError(
+                f"{model.name_or_path} lacks {len(lacking)} of its weights, {lacking[0]} among them; its files are "
+                "incomplete."
+            )
+
+    model._adjust_missing_and_unexpected_keys = adjusted
+
+
+def _sound(model: PreTrainedModel) -> None:
+    """Raise `ModelError` where numbers that came from a file are not finite, or say what cannot be.
+
+    What was left on disk is not looked at.
+    """
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ModelError(
-                f"{name} has {key} that are not finite in {kind}; fetch the folder again, or load it in a wider number "
-                "format."
+                f"{name} holds numbers that are not finite in {kind}; fetch the folder again, or load it in a wider "
+                "number format."
             )
-    try:
-        expression.check()
-    except ValueError as error:
-        raise ModelError(f"{name} is damaged: {error}; fetch the folder again.") from error
+    for name, module in model.named_modules():
+        if isinstance(module, Expression) and not any(tensor.is_meta for tensor in module.buffers()):
+            try:
+                module.check()
+            except ValueError as error:
+                raise ModelError(f"{name} is damaged: {error}; fetch the folder again.") from error
 
 
 def _hosts() -> list[type[Host]]:

@@ -99,7 +99,7 @@ MODELS = {
     "a config that asks for other shapes": (config(intermediate_size=56), "shape|size"),
     "a config with words for numbers": (config(hidden_size="wide"), "hidden_size|wide"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "safetensors"),
-    "a missing weight": (weights(lambda t: t.pop(LAYER)), f"lacks 1 weight.*{LAYER}"),
+    "a missing weight": (weights(lambda t: t.pop(LAYER)), f"lacks 1 of its weights.*{LAYER}"),
     "weights cut short": (cut, "cut short or altered; fetch it again"),
     "a header cut short": (lambda f: cut(f, share=0.005), "cut short or altered; fetch it again"),
     "empty weights": (lambda f: cut(f, share=0), "cut short or altered; fetch it again"),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from gossamer import Budget, compress, discover, methods, metrics, solvers, structures
 from gossamer.checkpoints.plugin import expressions_of
+from gossamer.errors import ModelError
 from gossamer.expressions.lookup import Lookup
 from gossamer.expressions.quantized import Quantized
 from gossamer.metrics import Metric
@@ -184,6 +185,23 @@ def test_a_form_larger_than_its_layer_is_refused_before_memory_is_taken(shape, s
         load(spoilt, KIND)
 
 
+@pytest.mark.parametrize(
+    "end", ["q_proj.expression.codes", "q_proj.expression.scales", "embed_tokens.weight", "0.input_layernorm.weight"]
+)
+def test_weights_that_the_files_lack_are_not_drawn_at_random(end, spoilt, load):
+    file = spoilt / "model.safetensors"
+    tensors = load_file(file)
+    name = next(n for n in tensors if n.endswith(end))
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    (spoilt / "checksums.json").unlink()
+    with pytest.raises(ModelError, match=r"lacks [12] of its weights"):
+        load(spoilt, KIND)
+    if "layers" in name:  # what is wholly absent, another class may be about to learn
+        with pytest.raises(ModelError, match=r"lacks 1 of its weights, .*" + re.escape(end)):
+            load(spoilt, "bert")  # the class without a head
+
+
 def test_numbers_that_are_not_finite_are_refused_by_name(spoilt, load):
     file = spoilt / "model.safetensors"
     tensors = load_file(file)
@@ -191,7 +209,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(spoilt, load):
     tensors[name][-1, -1] = torch.inf
     save_file(tensors, file, metadata={"format": "pt"})
     (spoilt / "checksums.json").unlink()
-    with pytest.raises(Exception, match=r"q_proj.*scales that are not finite in bfloat16"):
+    with pytest.raises(Exception, match=r"q_proj.*scales holds numbers that are not finite in bfloat16"):
         load(spoilt, KIND)
 
 
