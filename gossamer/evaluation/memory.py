@@ -3,8 +3,14 @@
 import ctypes
 import gc
 import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import psutil
+
+from gossamer.vocabulary import Progress
+
+T = TypeVar("T")
 
 
 def peak_bytes() -> int:
@@ -29,3 +35,14 @@ def trim() -> None:
         release = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, other C libraries need not
         if release is not None:
             release(0)
+
+
+def trimming(progress: Progress) -> Progress:
+    """The same, which after every item returns what that one has freed."""
+
+    def items(label: str, each: Iterable[T], total: int) -> Iterator[T]:
+        for item in progress(label, each, total):
+            yield item
+            trim()
+
+    return items

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gossamer.checkpoints.opening import Opened
 from gossamer.data import Windows
+from gossamer.evaluation.memory import trimming
 from gossamer.sites import frozen_twin, passes_dtype
 from gossamer.statistics._felt import felt
 from gossamer.vocabulary import Progress, silent
@@ -54,10 +55,9 @@ def factors(
     ids = calibration.ids
     count = min(len(ids), max(1, TOKENS // ids.shape[1]))
     windows = ids[torch.linspace(0, len(ids) - 1, count).long()]
-    dtype = passes_dtype(opened.model)
-    model = frozen_twin(opened.model, dtype)
-    errors = {name: [trial.error.to(dtype) for trial in each] for name, each in trials.items()}
-    found = felt(model, errors, windows, seed=seed, progress=progress)
+    model = frozen_twin(opened.model, passes_dtype(opened.model))
+    errors = {name: [trial.error for trial in each] for name, each in trials.items()}
+    found = felt(model, errors, windows, seed=seed, progress=trimming(progress))
     return {
         name: {t.structure: _ratio(true, t.quoted) for t, true in zip(each, found[name], strict=True)}
         for name, each in trials.items()

@@ -1,10 +1,10 @@
 """From a model to what its layers saw: sites → text → windows → statistics. The first half of the way to curves."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import platformdirs
 import psutil
@@ -15,14 +15,12 @@ from gossamer.checkpoints.opening import Opened
 from gossamer.checkpoints.store import Workspace, read_tensors, write_tensors
 from gossamer.data import Windows
 from gossamer.errors import ModelError, ResourceError, TextError
-from gossamer.evaluation.memory import trim
+from gossamer.evaluation.memory import trimming
 from gossamer.evaluation.recalled import Recalled
 from gossamer.sites import frozen_twin, passes_dtype
 from gossamer.statistics import Sums, SumsFolder
 from gossamer.statistics._gather import gather, shared_inputs
 from gossamer.vocabulary import Progress, Settings, Site, silent
-
-T = TypeVar("T")
 
 FORMAT = 10
 """Of all in the working folder but prices: statistics, influences, the model's own writing, what it said to judges."""
@@ -198,22 +196,11 @@ def measure(
             seed=settings.seed,
             sums=resumed[0] if resumed else None,
             keep=keep,
-            progress=_trimming(progress),
+            progress=trimming(progress),
         )
         keep(sums)
         kept |= {name: folder / f"sums-{sums.windows}" / name for name in needs}
     return SumsFolder(kept), identity
-
-
-def _trimming(progress: Progress) -> Progress:
-    """The same, which after every batch returns what its passes have freed."""
-
-    def batches(label: str, items: Iterable[T], total: int) -> Iterator[T]:
-        for item in progress(label, items, total):
-            yield item
-            trim()
-
-    return batches
 
 
 def _partial_sums(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ def felt(
 
     The expectation of the Fisher's own quadratic form for one layer: what ½ tr(G ΔW A ΔWᵀ) is where inputs and
     gradients are independent (Martens & Grosse 2015, arXiv 1503.05671, section 3.1). `windows` (count × length) are
-    token ids; `model` has frozen parameters, and errors have its dtype.
+    token ids; `model` has frozen parameters. Errors may be of a shorter dtype than the model's: all layers' are held.
     """
     sums = {name: [0.0] * len(each) for name, each in errors.items()}
 
@@ -36,7 +36,7 @@ def felt(
 
     def weighed(name: str, inputs: Tensor, gradient: Tensor) -> None:
         for i, error in enumerate(errors[name]):
-            change = inputs @ error.T
+            change = inputs @ error.to(inputs.dtype).T
             sums[name][i] += 0.5 * float((gradient * change).sum(-1, dtype=torch.float32).square().sum())
 
     passes = Passes(model, watched=list(errors))

@@ -24,8 +24,8 @@ from gossamer.sites import last_step, output_of, run
 DRAWS = 16
 """Labels a position; with a power of four their weights ± 1/√k are exact in any number format."""
 
-HEAD_ROWS, ROWS = 512, 16
-"""Positions that a head reads at once, and whose chances are held at once: 100 and 3 MB a copy in float32 where the
+HEAD_ROWS, ROWS = 256, 16
+"""Positions that a head reads at once, and whose chances are held at once: 50 and 3 MB a copy in float32 where the
 vocabulary has 49,000 tokens."""
 
 
@@ -33,7 +33,7 @@ class Passes:
     """Forward and backward passes of a model with frozen parameters.
 
     A linear head that ends the model is left out of both, unless it is among the modules whose names are `watched`:
-    what it says is worked out for 512 positions at a time, to draw labels from.
+    what it says is worked out for 256 positions at a time, to draw labels from.
     """
 
     def __init__(self, model: nn.Module, watched: Collection[str] = ()) -> None:
