@@ -40,9 +40,9 @@ def trim() -> None:
 def trimming(progress: Progress) -> Progress:
     """The same, which after every item returns what that one has freed."""
 
-    def items(label: str, each: Iterable[T], total: int) -> Iterator[T]:
-        for item in progress(label, each, total):
+    def each(label: str, items: Iterable[T], total: int) -> Iterator[T]:
+        for item in progress(label, items, total):
             yield item
             trim()
 
-    return items
+    return each
