@@ -50,7 +50,7 @@ class NormalLevels(Levels):
     def codes(self, heights: Tensor) -> Tensor:
         cells, end = _cells(self.bits)
         at = (heights * (CELLS / 2 / end)).add_(CELLS / 2).clamp_(0, CELLS - 1).int()
-        return cells.to(heights).index_select(0, at.view(-1)).view(at.shape)
+        return cells.to(heights).index_select(0, at.reshape(-1)).view(at.shape)
 
     def heights(self, codes: Tensor) -> Tensor:
         return normal_heights(self.bits).to(codes).index_select(0, codes.int().view(-1)).view(codes.shape)

@@ -40,6 +40,8 @@ STRUCTURES = discover.catalogue(structures, Structure)
 RANK_STRUCTURES = {name: kind for name, kind in STRUCTURES.items() if issubclass(kind, RankStructure)}
 SHORTER = {name for name, kind in STRUCTURES.items() if issubclass(kind, ShorterStructure)}
 """Those whose numbers are shorter than the dense weight's, not fewer."""
+ROUNDED = {*SHORTER, "quantized_low_rank"}
+"""Those whose prices count on means over many roundings."""
 OTHER_STRUCTURES = {name: kind for name, kind in STRUCTURES.items() if name not in {*RANK_STRUCTURES, "dense"}}
 """Those that no two factors of a rank give: samples of them come from their solvers."""
 METRICS = discover.catalogue(metrics, Metric)

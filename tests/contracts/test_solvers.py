@@ -9,7 +9,7 @@ from contract_cases import (
     CASES,
     METRICS,
     RANK_STRUCTURES,
-    SHORTER,
+    ROUNDED,
     STRUCTURES,
     layer,
     normal,
@@ -34,13 +34,13 @@ TRIPLES = [
 ]
 PAIRS = sorted({(structure, metric) for _, structure, metric in TRIPLES})
 EXACT = [t for t in TRIPLES if SOLVERS[t[0]].exact]
-SHORTENED = [t for t in TRIPLES if t[1] in SHORTER]
-LOOSE = [t for t in TRIPLES if not SOLVERS[t[0]].exact and t not in SHORTENED]
+ROUNDING = [t for t in TRIPLES if t[1] in ROUNDED]
+LOOSE = [t for t in TRIPLES if not SOLVERS[t[0]].exact and t not in ROUNDING]
 RANKED = [t for t in TRIPLES if t[1] in RANK_STRUCTURES]
 SERVED = [
     (*t, other)
     for t in TRIPLES
-    if t not in SHORTENED  # whose prices are tried on a larger layer
+    if t not in ROUNDING  # whose prices are tried on a larger layer
     for other in STRUCTURES
     if (t[0], other, t[2]) in TRIPLES and len({SOLVERS[t[0]]().kept_as(STRUCTURES[s]()) for s in (t[1], other)}) == 1
 ]
@@ -50,7 +50,7 @@ SHAPES = [(6, 16), (11, 6), (8, 8), (2, 3)]
 each_triple = pytest.mark.parametrize(("solver", "structure", "metric"), TRIPLES, ids=map("-".join, TRIPLES))
 each_exact = pytest.mark.parametrize(("solver", "structure", "metric"), EXACT, ids=map("-".join, EXACT))
 each_loose = pytest.mark.parametrize(("solver", "structure", "metric"), LOOSE, ids=map("-".join, LOOSE))
-each_shortened = pytest.mark.parametrize(("solver", "structure", "metric"), SHORTENED, ids=map("-".join, SHORTENED))
+each_rounding = pytest.mark.parametrize(("solver", "structure", "metric"), ROUNDING, ids=map("-".join, ROUNDING))
 each_ranked = pytest.mark.parametrize(("solver", "structure", "metric"), RANKED, ids=map("-".join, RANKED))
 each_best_of_rank = pytest.mark.parametrize(
     ("solver", "structure", "metric"), BEST_OF_RANK, ids=map("-".join, BEST_OF_RANK)
@@ -192,7 +192,7 @@ def ordinary(shape=(64, 96)):
     return weight, inputs * normal(4, n).exp(), gradients * normal(5, m).exp()
 
 
-@each_shortened
+@each_rounding
 def test_what_is_shorter_takes_about_the_price_it_quotes_on_layers_large_enough_for_means(solver, structure, metric):
     weight, inputs, gradients = ordinary()
     made, form, ruler = SOLVERS[solver](), STRUCTURES[structure](), weigh(metric, inputs, gradients)
@@ -229,7 +229,7 @@ def test_the_smallest_weights_have_prices_too(solver, structure, metric, shape):
     fit = fitted(solver, structure, metric, shape)
     prices = fit.prices()
     assert len(prices) == len(fit.sizes)
-    if structure in SHORTER:
+    if structure in ROUNDED:
         return  # an estimate is a mean over more entries than these
     for size, price in zip(fit.sizes, prices, strict=True):
         low, high = about(price, structure, 1e-3, 1e-10 * fit.whole)
@@ -351,7 +351,7 @@ def test_whitening_helps_where_inputs_are_uneven():
 
 @each_triple
 def test_solving_leaves_weight_statistics_and_prepared_work_as_they_were(solver, structure, metric):
-    fit = Fit(solver, structure, metric, (6, 8))
+    fit = Fit(solver, structure, metric, (9, 16))
     weight, whole = fit.weight.clone(), fit.whole
     prepared = {key: t.clone() for key, t in fit.prepared.items()}
     size = fit.sizes[len(fit.sizes) // 2]
@@ -365,7 +365,7 @@ def test_solving_leaves_weight_statistics_and_prepared_work_as_they_were(solver,
 
 @each_triple
 def test_prepared_work_can_be_kept_on_disk(solver, structure, metric, tmp_path):
-    fit = Fit(solver, structure, metric, (6, 8))
+    fit = Fit(solver, structure, metric, (9, 16))
     size = fit.sizes[len(fit.sizes) // 2]
     prices, dense = fit.prices(), fit.solve(size).dense()
     write_tensors(tmp_path / "prepared.safetensors", fit.prepared, {})
