@@ -28,6 +28,8 @@ PARTS = {
     "sparse": ("sparse",),
     "n_of_4": ("sparse",),
     "n_of_8": ("sparse",),
+    "low_rank_and_sparse": ("sum", "product", "dense", "dense", "sparse"),
+    "quantized_low_rank": ("product", "lookup", "lookup"),
 }
 
 

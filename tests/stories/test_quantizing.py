@@ -23,7 +23,16 @@ KIND = "llama"
 SHORTER = {
     name: form for name, form in discover.catalogue(structures, Structure).items() if issubclass(form, ShorterStructure)
 }
-METHODS = ("rtn", "gptq", "awq", "squeezellm", "low_rank_correction", "quantized", "structure_and_bits")
+METHODS = (
+    "rtn",
+    "gptq",
+    "awq",
+    "squeezellm",
+    "low_rank_correction",
+    "quantized_low_rank",
+    "quantized",
+    "structure_and_bits",
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,8 @@ def shortened(run, model_folder, text_file, work, tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_keeps_to_its_bits_and_the_file_has_the_bytes_that_are_reported(method, shortened, load):
-    bits = 12 if method == "squeezellm" else 7  # a codebook of 16 levels takes eight bits a weight of rows of 32
+    # A codebook of 16 levels takes eight bits a weight of rows of 32; factors of 4 bits are to be fewer numbers too.
+    bits = {"squeezellm": 12, "quantized_low_rank": 4}.get(method, 7)
     out = shortened(method, bits)
     report = json.loads((out / "report.json").read_text())
     dense = report["dense"]["params"]
