@@ -21,8 +21,11 @@ def run(
     dense: o.DenseModel = None,
     tasks: Annotated[str | None, typer.Option(help="lm-evaluation-harness tasks, by commas.")] = None,
     limit: Annotated[int | None, typer.Option(help="Examples of each task; by default all.")] = None,
+    task_folder: Annotated[
+        Path | None, typer.Option(help="A folder of tasks of your own, beside the harness's.")
+    ] = None,
     run_code: Annotated[
-        bool, typer.Option("--run-code", help="Let tasks as humaneval run, on this machine, the code the model writes.")
+        bool, typer.Option("--run-code", help="Let tasks as humaneval run, confined, the code the model writes.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the figures as JSON to this new file.")] = None,
     work: o.Work = None,
@@ -38,6 +41,7 @@ def run(
         dense=dense,
         task_names=o.names(tasks or ""),
         limit=limit,
+        task_folder=task_folder,
         run_code=run_code,
         out=out,
         work=work,

@@ -1,72 +1,121 @@
 """Benchmark tasks, through lm-evaluation-harness."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from gossamer.errors import ModelError
+from gossamer.checkpoints.opening import Opened, open_model
+from gossamer.checkpoints.store import read_json, write_json
+from gossamer.errors import GossamerError, ModelError
+from gossamer.evaluation.confined import confine, walls
 
 LEAVE = "HF_ALLOW_CODE_EVAL"
 """The variable of the environment in which the metric of code tasks looks for the user's leave."""
+CACHES = ("HF_DATASETS_CACHE", "HF_EVALUATE_CACHE", "HF_METRICS_CACHE", "HF_MODULES_CACHE", "TMPDIR")
+"""Where the harness writes while it reads."""
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Tasks that the harness has, ready to run; `limit` examples of each, or all."""
+    """Tasks that the harness has, ready to run; `limit` examples of each, or all.
+
+    `folder` holds tasks of the user's own; `unsafe` says that one of them runs the code that the model writes.
+    """
 
     names: tuple[str, ...]
-    manager: Any
     limit: int | None
-    run_code: bool
+    folder: Path | None
+    unsafe: bool
 
-    def run(self, model: Any, tokenizer: Any) -> dict[str, Any]:
-        """The harness's results, with its version.
+    def run(self, opened: Opened, cache: Path) -> dict[str, Any]:
+        """The harness's results, with its version; raises `ModelError` where a task fails.
 
-        Where `run_code` gives leave, code tasks run what the model wrote. Raises `ModelError` where a task fails.
+        Tasks that run what the model writes are run in a confined process, which opens the model again; what they read
+        is fetched before, by one that has a network and no model.
         """
+        if not self.unsafe:
+            with _no_leave():
+                return self._results(opened)
+        with TemporaryDirectory(prefix="gossamer-", ignore_cleanup_errors=True) as folder:
+            scratch = Path(folder).resolve()
+            for name in CACHES:
+                (scratch / name).mkdir()
+            write_json(
+                scratch / "asked.json",
+                {
+                    "names": self.names,
+                    "limit": self.limit,
+                    "folder": str(self.folder.resolve()) if self.folder else None,
+                    "model": str(Path(opened.name).resolve()) if Path(opened.name).exists() else opened.name,
+                    "dtype": str(opened.model.dtype).removeprefix("torch."),
+                    "cache": str(cache.resolve()),
+                },
+            )
+            words = [sys.executable, "-c", f"from {__name__} import apart; apart()", str(scratch)]
+            around = os.environ | {name: str(scratch / name) for name in CACHES} | {LEAVE: "1"}
+            around["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+            _told([*words, "fetch"], around, scratch)
+            return _told(confine([*words, "judge"], scratch), around | dict.fromkeys(OFFLINE, "1"), scratch)
+
+    def _results(self, opened: Opened) -> dict[str, Any]:
         import lm_eval
         from lm_eval.models.huggingface import HFLM
 
         try:
-            with _leave(self.run_code):
-                found = lm_eval.simple_evaluate(
-                    model=HFLM(pretrained=model, tokenizer=tokenizer),
-                    tasks=list(self.names),
-                    task_manager=self.manager,
-                    limit=self.limit,
-                    bootstrap_iters=100,
-                    confirm_run_unsafe_code=self.run_code,
-                )
+            found = lm_eval.simple_evaluate(
+                model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer),
+                tasks=list(self.names),
+                task_manager=_manager(self.folder),
+                limit=self.limit,
+                bootstrap_iters=100,
+                confirm_run_unsafe_code=self.unsafe,
+            )
         except (KeyError, ValueError, OSError, ConnectionError) as error:
             raise ModelError(f"The harness could not run {', '.join(self.names)}: {error}") from error
-        return {"lm_eval": getattr(lm_eval, "__version__", "unknown"), "limit": self.limit, "results": found["results"]}
+        version = getattr(lm_eval, "__version__", "unknown")
+        return {"lm_eval": version, "limit": self.limit, "confined": self.unsafe, "results": found["results"]}
 
 
-def find(names: Sequence[str], limit: int | None, *, run_code: bool) -> Tasks:
+def find(names: Sequence[str], limit: int | None, *, folder: Path | None = None, run_code: bool) -> Tasks:
     """The named tasks, groups or tags of tasks, looked up without running or loading any of them.
 
-    Raises `ModelError` where the limit leaves nothing, and where the harness is not installed, does not know a task, or
-    would run code that the model writes without the user's leave.
+    `folder` holds tasks beside the harness's own. Raises `ModelError` where the limit leaves nothing, and where the
+    harness is not installed, does not know a task, or would run code that the model writes: without the user's leave,
+    or on a machine that cannot confine it.
     """
     if limit is not None and limit < 1:
         raise ModelError(f"A limit of {limit} examples leaves nothing to run; give --limit of at least 1.")
+    if folder is not None and not folder.is_dir():
+        raise ModelError(f"There is no folder {folder}; give --task-folder one that holds tasks as YAML.")
+    index = _manager(folder).task_index
+    stranger = next((name for name in names if name not in index), None)
+    if stranger is not None:
+        raise ModelError(f"The harness has no task {stranger!r}; 'lm-eval ls tasks' lists those it has.")
+    unsafe = next((name for name in names if _runs_code(name, index)), None)
+    if unsafe is not None and not run_code:
+        raise ModelError(
+            f"{unsafe} runs the code that the model writes; give --run-code to let it, in a process without a network "
+            "that can change nothing on this machine."
+        )
+    if unsafe is not None:
+        walls()
+    return Tasks(tuple(names), limit, folder, unsafe is not None)
+
+
+def _manager(folder: Path | None) -> Any:
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise ModelError("Tasks run through lm-evaluation-harness: pip install 'gossamer[tasks]'.") from error
-    manager = TaskManager()
-    stranger = next((name for name in names if name not in manager.task_index), None)
-    if stranger is not None:
-        raise ModelError(f"The harness has no task {stranger!r}; 'lm-eval ls tasks' lists those it has.")
-    unsafe = next((name for name in names if _runs_code(name, manager.task_index)), None)
-    if unsafe is not None and not run_code:
-        raise ModelError(
-            f"{unsafe} runs the code that the model writes, on this machine and with your rights; give --run-code to "
-            "let it, best in a container without a network."
-        )
-    return Tasks(tuple(names), manager, limit, run_code)
+    return TaskManager(include_path=None if folder is None else str(folder))
 
 
 def _runs_code(spec: Any, index: Any) -> bool:
@@ -81,14 +130,40 @@ def _runs_code(spec: Any, index: Any) -> bool:
 
 
 @contextmanager
-def _leave(given: bool) -> Iterator[None]:
-    """The user's leave, for as long as the tasks run."""
+def _no_leave() -> Iterator[None]:
+    """Leave that was given to another tool is none for this one."""
     before = os.environ.pop(LEAVE, None)
-    if given:
-        os.environ[LEAVE] = "1"
     try:
         yield
     finally:
-        os.environ.pop(LEAVE, None)
         if before is not None:
             os.environ[LEAVE] = before
+
+
+def _told(words: Sequence[str], around: dict[str, str], scratch: Path) -> dict[str, Any]:
+    """What a process left in `scratch`; its bars and warnings are shown as they come."""
+    path = scratch / "told.json"
+    path.unlink(missing_ok=True)
+    ended = subprocess.run(words, env=around, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+    found = read_json(path) if path.is_file() else {"failed": f"Its process ended early ({ended.returncode})."}
+    if not isinstance(found, dict) or "failed" in found:
+        raise ModelError(str(found["failed"]) if isinstance(found, dict) else "A task's process left no results.")
+    return found
+
+
+def apart() -> None:
+    """What the two processes do, by their arguments: a scratch folder, and `fetch` or, confined, `judge`."""
+    scratch, step = Path(sys.argv[1]), sys.argv[2]
+    asked = read_json(scratch / "asked.json")
+    tasks = Tasks(tuple(asked["names"]), asked["limit"], asked["folder"] and Path(asked["folder"]), True)
+    found: dict[str, Any] = {}
+    try:
+        if step == "fetch":
+            _manager(tasks.folder).load(list(tasks.names))
+        else:
+            found = tasks._results(open_model(asked["model"], Path(asked["cache"]), asked["dtype"]))
+    except GossamerError as error:
+        found = {"failed": str(error)}
+    except Exception as error:  # whatever the harness meets, the process that asked is told in a sentence
+        found = {"failed": f"The harness could not run {', '.join(tasks.names)}: {type(error).__name__}: {error}"}
+    (scratch / "told.json").write_text(json.dumps(found, default=str))

@@ -41,6 +41,7 @@ def evaluate(
     dense: str | None = None,
     task_names: Sequence[str] = (),
     limit: int | None = None,
+    task_folder: Path | None = None,
     run_code: bool = False,
     out: Path | None = None,
     work: Path | str | None = None,
@@ -49,7 +50,8 @@ def evaluate(
     """Score the model `name` on `text`, by default on what its calibration left unread of the text its history names.
 
     The dense model is the one its history names, or `dense`; a model without a history is scored alone. Tasks that
-    run code which the model writes need `run_code`.
+    run code which the model writes need `run_code` and are run in a confined process; `task_folder` holds tasks beside
+    those of the harness.
     Raises `TextError` where no text is known, `ModelError` where the dense model is not the one compressed, or a task
     cannot be run.
     """
@@ -57,9 +59,11 @@ def evaluate(
         saving.new_file(out)
     if tokens < 0 or window < 2:
         raise TextError("Judging needs --tokens of at least 0 (0 for all) and a --window of at least 2.")
-    if not task_names and (limit is not None or run_code):
-        raise ModelError("A limit of examples and leave to run code are for tasks; name some with --tasks.")
-    asked = tasks.find(task_names, limit, run_code=run_code) if task_names else None
+    if not task_names and (limit is not None or task_folder is not None or run_code):
+        raise ModelError(
+            "A limit of examples, a folder of tasks and leave to run code are for tasks; name some with --tasks."
+        )
+    asked = tasks.find(task_names, limit, folder=task_folder, run_code=run_code) if task_names else None
     cache = Path(work or default_work())
     opened = open_model(name, cache)
     history = plugin.history_of(opened.model)
@@ -82,7 +86,7 @@ def evaluate(
         dense=None if original is None else original.name,
         score=score,
         samples=samples(models, opened.tokenizer, windows.ids[0]),
-        tasks=asked.run(opened.model, opened.tokenizer) if asked else {},
+        tasks=asked.run(opened, cache) if asked else {},
         notes=shortened(window, windows),
     )
     if out is not None:

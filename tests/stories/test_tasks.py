@@ -1,13 +1,16 @@
 """Tasks of lm-evaluation-harness: what runs a model's code does so only when told to, and nothing slow comes first."""
 
-import functools
 import json
 import os
+import shutil
+import socket
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from gossamer.evaluation.confined import confine
 from gossamer.evaluation.tasks import LEAVE
 
 SAFE, UNSAFE = {"task": "arc_easy"}, {"task": "humaneval", "unsafe_code": True}
@@ -38,7 +41,7 @@ def harness(monkeypatch):
 
     parts = {
         "lm_eval": {"simple_evaluate": simple_evaluate, "__version__": "0"},
-        "lm_eval.tasks": {"TaskManager": lambda: SimpleNamespace(task_index=INDEX)},
+        "lm_eval.tasks": {"TaskManager": lambda include_path: SimpleNamespace(task_index=INDEX)},
         "lm_eval.models": {},
         "lm_eval.models.huggingface": {"HFLM": SimpleNamespace},
     }
@@ -69,16 +72,36 @@ def test_what_the_harness_does_not_know_is_refused_before_anything_slow(harness,
     assert "arc_eazy" in said
 
 
-@pytest.mark.parametrize("before", [None, "0"])
-def test_leave_reaches_the_harness_and_ends_with_it(before, harness, words, run, monkeypatch, tmp_path):
+def test_where_nothing_can_confine_it_no_code_is_run(harness, words, refused, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert "bubblewrap" in refused(*words, "--tasks", "humaneval", "--run-code")
+    assert not harness
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """What would be started, in place of starting it: (words, environment, what was asked) of each."""
+    started = []
+
+    def told(words, around, scratch):
+        started.append((list(words), around, json.loads((scratch / "asked.json").read_text())))
+        return {"results": {"humaneval": {"acc": 0.5}}}
+
+    monkeypatch.setattr("gossamer.evaluation.tasks._told", told)
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/bwrap")
+    return started
+
+
+def test_leave_reaches_confined_processes_alone(harness, processes, words, run, monkeypatch, tmp_path):
     monkeypatch.delenv(LEAVE, raising=False)
-    if before is not None:
-        monkeypatch.setenv(LEAVE, before)
     told = run(*words, "--tasks", "humaneval", "--limit", 3, "--run-code", "--out", tmp_path / "out.json")
     assert told.code == 0, told.err
-    assert harness["confirm_run_unsafe_code"] is True
-    assert (harness["tasks"], harness["limit"], harness["leave"]) == (["humaneval"], 3, "1")
-    assert os.environ.get(LEAVE) == before
+    assert not harness and LEAVE not in os.environ
+    (fetch, _, _), (judge, around, asked) = processes
+    assert (fetch[0], fetch[-1]) == (sys.executable, "fetch")
+    assert (judge[0], judge[-1]) == ("/usr/bin/bwrap", "judge")
+    assert "--unshare-all" in judge and around[LEAVE] == around["HF_HUB_OFFLINE"] == "1"
+    assert (asked["names"], asked["limit"]) == (["humaneval"], 3)
     assert json.loads((tmp_path / "out.json").read_text())["tasks"]["results"] == {"humaneval": {"acc": 0.5}}
 
 
@@ -113,30 +136,75 @@ metric_list:
 
 METRIC = """
 import os
+import socket
+from pathlib import Path
 
 def allowed(references, predictions, **_):
+    try:
+        Path({outside!r}).write_text("out")
+        return 0.0
+    except OSError:
+        pass
+    try:
+        socket.create_connection(("127.0.0.1", {port}), timeout=5)
+        return 0.0
+    except OSError:
+        pass
     return float(os.environ.get("HF_ALLOW_CODE_EVAL") == "1" and isinstance(predictions[0], str))
 """
 
 
 @pytest.fixture
-def own_task(monkeypatch, tmp_path):
-    """The real harness with one task of two local examples, whose metric asks for leave as that of humaneval does."""
-    tasks = pytest.importorskip("lm_eval.tasks", reason="lm-evaluation-harness is not installed")
+def listening():
+    """A port of this machine that answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_confined_process_reads_and_can_write_to_its_scratch_folder_alone(tmp_path, listening):
+    scratch, outside = tmp_path / "scratch", tmp_path / "outside.txt"
+    scratch.mkdir()
+    outside.write_text("as it was")
+    tries = {
+        "reads": f"open({str(outside)!r}).read()",
+        "writes to scratch": f"open({str(scratch / 'mine')!r}, 'w').write('x')",
+        "writes": f"open({str(outside)!r}, 'w')",
+        "deletes": f"__import__('os').remove({str(outside)!r})",
+        "connects": f"__import__('socket').create_connection(('127.0.0.1', {listening}), timeout=5)",
+        "stops its parent": f"__import__('os').kill({os.getpid()}, 0)",
+    }
+    found = {}
+    for name, expression in tries.items():
+        ended = subprocess.run(confine([sys.executable, "-c", expression], scratch), capture_output=True, check=False)
+        found[name] = ended.returncode == 0
+    assert found == {name: name in ("reads", "writes to scratch") for name in tries}
+    assert outside.read_text() == "as it was"
+
+
+@pytest.fixture
+def own_tasks(monkeypatch, tmp_path, listening):
+    """A folder with one task of two local examples, whose metric asks for leave and tries what it must not."""
+    pytest.importorskip("lm_eval.tasks", reason="lm-evaluation-harness is not installed")
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "data.json").write_text("\n".join(json.dumps({"prompt": p, "test": "x"}) for p in ("w1 w2", "w3 w4")))
     (folder / "tiny_code.yaml").write_text(TASK.format(data=folder / "data.json"))
-    (folder / "metric.py").write_text(METRIC)
-    manager = functools.partial(tasks.TaskManager, include_path=folder, include_defaults=False)
-    monkeypatch.setattr(tasks, "TaskManager", manager)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (folder / "metric.py").write_text(METRIC.format(outside=str(tmp_path / "outside.txt"), port=listening))
     monkeypatch.delenv(LEAVE, raising=False)
+    return folder
 
 
-def test_a_code_task_of_the_harness_itself(own_task, words, run, refused, tmp_path):
-    assert "--run-code" in refused(*words, "--tasks", "tiny_code")
-    told = run(*words, "--tasks", "tiny_code", "--run-code", "--out", tmp_path / "out.json")
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_code_task_of_the_harness_itself(own_tasks, words, run, refused, tmp_path):
+    tasks = ("--tasks", "tiny_code", "--task-folder", own_tasks)
+    assert "--run-code" in refused(*words, *tasks)
+    told = run(*words, *tasks, "--run-code", "--out", tmp_path / "out.json")
     assert told.code == 0, told.err
-    found = json.loads((tmp_path / "out.json").read_text())["tasks"]["results"]["tiny_code"]
-    assert found["allowed,none"] == 1.0
+    found = json.loads((tmp_path / "out.json").read_text())["tasks"]
+    assert found["confined"] and found["results"]["tiny_code"]["allowed,none"] == 1.0
+    assert not (tmp_path / "outside.txt").exists()
+
+
+def test_a_folder_of_tasks_that_is_not_there_is_refused(harness, words, refused, tmp_path):
+    assert "--task-folder" in refused(*words, "--tasks", "arc_easy", "--task-folder", tmp_path / "none")
