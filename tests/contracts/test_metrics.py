@@ -158,6 +158,20 @@ def test_row_fisher_weighs_every_input_by_the_fisher_information_of_its_weights(
     assert weigh("row_fisher", inputs, gradients).error(delta) == pytest.approx(by_hand, rel=1e-3)
 
 
+def test_separable_fisher_has_the_sums_of_the_diagonal_fisher_and_is_it_where_that_has_rank_one():
+    delta, inputs, gradients = layer((4, 6))
+    fisher = torch.einsum("ti,tj->tij", gradients, inputs).square().mean(0)
+    ruler = weigh("separable_fisher", inputs, gradients)
+    found = ruler.output.diagonal()[:, None] * ruler.input.diagonal()
+    torch.testing.assert_close(found.sum(0), fisher.sum(0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.sum(1), fisher.sum(1), rtol=1e-3, atol=0)
+    sizes = normal(5, 4).abs(), normal(6, 6).abs()
+    signs = (normal(7, 200, 4) > 0) * 2 - 1, (normal(8, 200, 6) > 0) * 2 - 1  # each entry of one size for all tokens
+    flat = weigh("separable_fisher", signs[1] * sizes[1], signs[0] * sizes[0])
+    by_hand = 0.5 * float((sizes[0][:, None] * sizes[1] * delta).square().sum())
+    assert flat.error(delta) == pytest.approx(by_hand, rel=1e-3)
+
+
 def test_kronecker_fisher_is_the_form_of_both_moments_up_to_its_damping():
     delta, inputs, gradients = normal(0, 4, 6), normal(1, 300, 6), normal(2, 300, 4)
     a, g = inputs.T @ inputs / 300, gradients.T @ gradients / 300
@@ -206,6 +220,7 @@ def test_a_kronecker_metric_of_identity_moments_is_the_identity_up_to_damping(na
         "input_square": torch.ones(7, dtype=torch.float64),
         "gradient_second_moment": torch.eye(5, dtype=torch.float64),
         "fisher_rows": torch.full((7,), 5.0, dtype=torch.float64),
+        "fisher_columns": torch.full((5,), 7.0, dtype=torch.float64),
     }
     delta = normal(0, *shape)
     assert METRICS[name](shape, units).error(delta) == pytest.approx(0.5 * float(delta.norm() ** 2), rel=5e-3)

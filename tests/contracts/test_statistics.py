@@ -106,6 +106,7 @@ FORMULAS = {
     "gradient_second_moment": lambda x, g: g.T @ g,
     "fisher_diagonal": lambda x, g: torch.einsum("ti,tj->tij", g, x).square().sum(0),
     "fisher_rows": lambda x, g: torch.einsum("ti,tj->tij", g, x).square().sum((0, 1)),
+    "fisher_columns": lambda x, g: torch.einsum("ti,tj->tij", g, x).square().sum((0, 2)),
 }
 
 
