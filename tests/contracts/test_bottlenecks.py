@@ -360,6 +360,26 @@ def test_leverage_is_what_the_others_cannot_stand_in_for():
     assert torch.equal(order[:-2], leverage.argsort(descending=True)[:-2])
 
 
+@pytest.mark.parametrize("kept", [19, 14], ids=["0.8", "0.6"])
+def test_neurons_chosen_by_leverage_lose_less_than_any_chosen_at_random_and_a_refit_saves_half(kept):
+    """On neurons whose sizes are as uneven as those of trained models, with correlations among all of them."""
+    spread = (normal(7, 800, 24) @ (torch.eye(24).double() + 0.3 * normal(8, 24, 24))) * normal(9, 24).exp()
+    moment, weight = spread.T @ spread / 800, normal(10, 12, 24)
+
+    def lost(order, refitted=True):
+        part = order[:kept]
+        if refitted:
+            return float(elimination_losses(weight, moment, order)[kept])
+        rest = weight.clone()
+        rest[:, part] = 0
+        return 0.5 * float((rest @ moment * rest).sum())
+
+    chosen = KINDS["leverage_neurons"]().order(weight, moment)
+    random = [torch.randperm(24, generator=torch.Generator().manual_seed(seed)) for seed in range(50)]
+    assert lost(chosen) < min(lost(order) for order in random)
+    assert lost(chosen) <= 0.5 * lost(chosen, refitted=False)
+
+
 def test_the_reader_has_a_say_in_ours_and_none_in_theirs():
     moment = torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64))
     weight = torch.tensor([[9.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
