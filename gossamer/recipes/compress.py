@@ -31,6 +31,7 @@ from gossamer.recipes.prices import Weights, factors_path, weight_of
 from gossamer.recipes.pricing import Priced, expression, identity_of, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import report_page
+from gossamer.structures import ShorterStructure
 from gossamer.vocabulary import (
     NO_COST,
     Budget,
@@ -287,7 +288,7 @@ def carry_out(
         samples=written,
         seconds={**priced.seconds, **clock.laps},
         peak_memory=peak_bytes(),
-        notes=priced.notes,
+        notes=(*priced.notes, *_whole_numbers(priced.settings, plan.budget)),
         machine=machine(),
         written=_written(priced, plan),
     )
@@ -301,6 +302,16 @@ def carry_out(
         }
         saving.save(small, priced.opened.tokenizer, Path(out), documents)
     return Compressed(small, priced.opened.tokenizer, plan, found)
+
+
+def _whole_numbers(settings: Settings, budget: Budget) -> tuple[str, ...]:
+    """A note where numbers had to go because none may become shorter, under a budget that shorter ones are made for."""
+    if budget.unit != "bits" or any(isinstance(form, ShorterStructure) for form in rewriting(settings.structures)):
+        return ()
+    return (
+        "The budget counts bits, and nothing named here shortens numbers: weights have fewer of them instead. To "
+        "quantize, give --method structure_and_bits.",
+    )
 
 
 def _written(priced: Priced, plan: Plan) -> dict[str, int]:

@@ -120,6 +120,14 @@ def test_what_a_plan_of_one_kind_is_called_in_the_report(run, model_folder, text
     assert f"weights: all {len(plan['choices'])} are symmetric_32 of 4 bits" in told.out
 
 
+def test_bits_asked_of_a_method_that_shortens_nothing_are_noted(run, model_folder, text_file, work, tmp_path):
+    text = ("--text", text_file, "--tokens", 1024, "--window", 32, "--work", work)
+    for method, noted in (("svd", True), ("quantized", False)):
+        told = run("compress", model_folder(KIND), "--method", method, "--bits", 20, *text, "--out", tmp_path / method)
+        assert told.code == 0, told.err
+        assert ("structure_and_bits" in told.out) == noted
+
+
 @pytest.mark.parametrize("method", ["gptq", "squeezellm", "quantized", "awq"])
 def test_what_is_loaded_answers_as_what_was_made(method, shortened, load, answers):
     out = shortened(method, 12 if method == "squeezellm" else 7)
