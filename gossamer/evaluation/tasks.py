@@ -4,22 +4,30 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gossamer.checkpoints.opening import Opened, open_model
+from huggingface_hub import constants
+
+from gossamer.checkpoints.opening import PACKAGED, Opened, open_model
 from gossamer.checkpoints.store import read_json, write_json
 from gossamer.errors import GossamerError, ModelError
-from gossamer.evaluation.confined import confine, walls
+from gossamer.evaluation.confined import confine, passed, walls
 
 LEAVE = "HF_ALLOW_CODE_EVAL"
 """The variable of the environment in which the metric of code tasks looks for the user's leave."""
 CACHES = ("HF_DATASETS_CACHE", "HF_EVALUATE_CACHE", "HF_METRICS_CACHE", "HF_MODULES_CACHE", "TMPDIR")
 """Where the harness writes while it reads."""
+LONGEST = 2**26
+"""Bytes of results that are read."""
+SOURCES = tuple(
+    Path(path).resolve() for path in dict.fromkeys([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+)
+"""Where this process has its modules from."""
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
 
 
@@ -48,22 +56,25 @@ class Tasks:
             scratch = Path(folder).resolve()
             for name in CACHES:
                 (scratch / name).mkdir()
-            write_json(
-                scratch / "asked.json",
-                {
-                    "names": self.names,
-                    "limit": self.limit,
-                    "folder": str(self.folder.resolve()) if self.folder else None,
-                    "model": str(Path(opened.name).resolve()) if Path(opened.name).exists() else opened.name,
-                    "dtype": str(opened.model.dtype).removeprefix("torch."),
-                    "cache": str(cache.resolve()),
-                },
-            )
-            words = [sys.executable, "-c", f"from {__name__} import apart; apart()", str(scratch)]
-            around = os.environ | {name: str(scratch / name) for name in CACHES} | {LEAVE: "1"}
-            around["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-            _told([*words, "fetch"], around, scratch)
-            return _told(confine([*words, "judge"], scratch), around | dict.fromkeys(OFFLINE, "1"), scratch)
+            asked: dict[str, Any] = {
+                "names": self.names,
+                "limit": self.limit,
+                "folder": str(self.folder.resolve()) if self.folder else None,
+                "model": _anywhere(opened.name),
+                "digest": opened.digest,
+                "cache": str(cache.resolve()),
+            }
+            write_json(scratch / "asked.json", asked)
+            hub = str(Path(constants.HF_HUB_CACHE).resolve())
+            ours = {name: str(scratch / name) for name in CACHES} | {LEAVE: "1", "HF_HUB_CACHE": hub}
+            ours["PYTHONPATH"] = os.pathsep.join(map(str, SOURCES))
+            # Without the folder it is called in on Python's path.
+            words = [sys.executable, "-P", "-c", f"from {__name__} import apart; apart()", str(scratch)]
+            _told([*words, "fetch"], os.environ | ours, scratch)
+            alone = passed(os.environ) | ours | {"HOME": str(scratch)} | dict.fromkeys(OFFLINE, "1")
+            readable = [Path(p) for p in (asked["model"], asked["cache"], asked["folder"], hub) if p]
+            found = _told(confine([*words, "judge"], scratch, [*SOURCES, *readable]), alone, scratch)
+            return {**found, "confined": True}
 
     def _results(self, opened: Opened) -> dict[str, Any]:
         import lm_eval
@@ -81,7 +92,7 @@ class Tasks:
         except (KeyError, ValueError, OSError, ConnectionError) as error:
             raise ModelError(f"The harness could not run {', '.join(self.names)}: {error}") from error
         version = getattr(lm_eval, "__version__", "unknown")
-        return {"lm_eval": version, "limit": self.limit, "confined": self.unsafe, "results": found["results"]}
+        return {"lm_eval": version, "limit": self.limit, "confined": False, "results": found["results"]}
 
 
 def find(names: Sequence[str], limit: int | None, *, folder: Path | None = None, run_code: bool) -> Tasks:
@@ -140,15 +151,38 @@ def _no_leave() -> Iterator[None]:
             os.environ[LEAVE] = before
 
 
-def _told(words: Sequence[str], around: dict[str, str], scratch: Path) -> dict[str, Any]:
-    """What a process left in `scratch`; its bars and warnings are shown as they come."""
+def _anywhere(name: str) -> str:
+    """A model's name that means the same in any folder."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name.lower() not in PACKAGED and path.exists() else name
+
+
+def _told(words: Sequence[str], around: Mapping[str, str], scratch: Path) -> dict[str, Any]:
+    """What a process left in `scratch`, of which nothing is believed but its form; raises `ModelError`.
+
+    Its bars and warnings are shown as they come, without what could steer a terminal.
+    """
     path = scratch / "told.json"
-    path.unlink(missing_ok=True)
-    ended = subprocess.run(words, env=around, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
-    found = read_json(path) if path.is_file() else {"failed": f"Its process ended early ({ended.returncode})."}
+    with subprocess.Popen(
+        words, env=dict(around), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as started:
+        assert started.stderr is not None
+        while part := started.stderr.read1(4096):  # type: ignore[attr-defined]
+            sys.stderr.write(_plain(part.decode(errors="replace")))
+    if started.returncode or path.is_symlink() or not path.is_file() or path.stat().st_size > LONGEST:
+        raise ModelError(f"A task's process ended early ({started.returncode}), without results.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    path.unlink()
     if not isinstance(found, dict) or "failed" in found:
-        raise ModelError(str(found["failed"]) if isinstance(found, dict) else "A task's process left no results.")
+        raise ModelError(_plain(str(found["failed"])) if isinstance(found, dict) else "A task left no results.")
     return found
+
+
+def _plain(text: str) -> str:
+    return "".join(c for c in text if c.isprintable() or c in "\r\n\t")
 
 
 def apart() -> None:
@@ -161,7 +195,10 @@ def apart() -> None:
         if step == "fetch":
             _manager(tasks.folder).load(list(tasks.names))
         else:
-            found = tasks._results(open_model(asked["model"], Path(asked["cache"]), asked["dtype"]))
+            opened = open_model(asked["model"], Path(asked["cache"]))
+            if opened.digest != asked["digest"]:
+                raise ModelError(f"{asked['model']} has changed since it was opened.")
+            found = tasks._results(opened)
     except GossamerError as error:
         found = {"failed": str(error)}
     except Exception as error:  # whatever the harness meets, the process that asked is told in a sentence

@@ -7,7 +7,8 @@ from gossamer.methods._base import Method
 
 
 class OATS(Method):
-    """A quarter of the numbers in the product, 80 steps; every layer seen dense."""
+    """A quarter of the numbers in the product; 80 steps of least squares for as many truncations; every layer seen
+    dense."""
 
     structures = ("low_rank_and_sparse",)
     metric = "mean_square"

@@ -17,12 +17,14 @@ class Metric(ABC):
     `needs` names the statistics (files of `statistics/`), `unit` what `error` counts. A metric is made from its site's
     shape and statistics (float64), which it looks at no sooner than it must: reading one from disk costs time.
     `checked` says that prices in it approximate a loss that a few tokens can measure (`recipes/checking.py`).
+    `tables` says that tables of embeddings, as wide as the vocabulary on one side, can be weighed in it.
     `tokens` is how many the statistics were averaged over; by default they are taken for true expectations.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "nats per token"
     checked: ClassVar[bool] = False
+    tables: ClassVar[bool] = False
 
     def __init__(self, shape: Shape, statistics: Mapping[str, Tensor], tokens: float = math.inf) -> None:
         self.shape = shape
@@ -51,6 +53,8 @@ class KroneckerMetric(Metric):
     `output` is G (m × m) and `input` A (n × n), both symmetric positive definite in float64; None is the identity. A
     side as wide as the vocabulary is a diagonal, (m) or (n).
     """
+
+    tables = True
 
     @property
     def output(self) -> Tensor | None:

@@ -28,7 +28,7 @@ class TableMetric(Metric):
     @staticmethod
     def check(metric: type[Metric]) -> None:
         """Raise `PlanError` where tables cannot be weighed so."""
-        if not issubclass(metric, KroneckerMetric | Covariance):
+        if not metric.tables:
             raise PlanError(
                 f"Embeddings cannot be weighed in the metric {metric.__name__}; choose another metric, or leave "
                 "--embeddings out."

@@ -24,6 +24,7 @@ class Covariance(Metric):
     """
 
     needs = ("input_second_moment", "input_mean")
+    tables = True
     unit = "half squared output error per token around its mean"
 
     @property

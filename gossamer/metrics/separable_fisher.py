@@ -17,6 +17,7 @@ class SeparableFisher(KroneckerMetric):
     """One number for each input and each output feature: diagonal A and G."""
 
     needs = ("fisher_rows", "fisher_columns")
+    tables = False
 
     @cached_property
     def input(self) -> Tensor:

@@ -31,7 +31,6 @@ from gossamer.recipes.prices import Weights, factors_path, weight_of
 from gossamer.recipes.pricing import Priced, expression, identity_of, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import report_page
-from gossamer.structures import ShorterStructure
 from gossamer.vocabulary import (
     NO_COST,
     Budget,
@@ -306,7 +305,7 @@ def carry_out(
 
 def _whole_numbers(settings: Settings, budget: Budget) -> tuple[str, ...]:
     """A note where numbers had to go because none may become shorter, under a budget that shorter ones are made for."""
-    if budget.unit != "bits" or any(isinstance(form, ShorterStructure) for form in rewriting(settings.structures)):
+    if budget.unit != "bits" or any(form.shortens for form in rewriting(settings.structures)):
         return ()
     return (
         "The budget counts bits, and nothing named here shortens numbers: weights have fewer of them instead. To "

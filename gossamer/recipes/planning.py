@@ -14,7 +14,6 @@ from gossamer.recipes import probing
 from gossamer.recipes.menus import Joint, narrowing, rewriting
 from gossamer.recipes.prices import PRICES_FORMAT, curves_of, read_prices
 from gossamer.recipes.pricing import Offer
-from gossamer.structures import ShorterStructure
 from gossamer.vocabulary import (
     NO_COST,
     Budget,
@@ -175,7 +174,7 @@ def landscape(offer: Offer, plans: Sequence[Plan], bundles: Bundles | None = Non
     bundles = bundles or Bundles(offer, offer.settings.allocator)
     curves = {curve.site: curve for curve in offer.curves}
     dense = sum((curve.dense.cost for curve in offer.curves), NO_COST)
-    shorter = any(isinstance(form, ShorterStructure) for form in rewriting(offer.settings.structures))
+    shorter = any(form.shortens for form in rewriting(offer.settings.structures))
     kept_in: Unit = "bytes" if shorter else "params"
     return Landscape(
         model=offer.model,

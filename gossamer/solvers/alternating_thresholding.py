@@ -1,7 +1,8 @@
 """Alternating thresholding: singular values of what the entries leave, and entries of what the product leaves, in turn.
 
 Source: OATS (Zhang & Papyan 2024, arXiv 2409.13652). The weight's columns are scaled by the root of what their errors
-cost, where keeping what is largest is right for both parts (see `linalg/splitting.py`).
+cost, where keeping what is largest is right for both parts. In each of its turns the paper's code truncates singular
+values; here a turn is one step of least squares from the last product (see `linalg/splitting.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gossamer.expressions import Expression
-from gossamer.linalg.splitting import split
+from gossamer.linalg.splitting import Axes, split
 from gossamer.metrics import DiagonalMetric, Metric
 from gossamer.metrics.identity import Identity
 from gossamer.solvers._base import Solver
@@ -19,7 +20,7 @@ from gossamer.structures import Structure
 from gossamer.structures.low_rank_and_sparse import LowRankAndSparse
 
 STEPS = 80
-"""The paper's."""
+"""As many as the paper has turns."""
 
 FOR_PRICES = 8
 
@@ -35,11 +36,17 @@ class AlternatingThresholding(Solver):
     def prepare(self, weight: Tensor, structure: Structure, metric: Metric) -> dict[str, Tensor]:
         """What `fitted_prices` gives, of fewer steps than are taken at last: upper bounds."""
         assert isinstance(structure, LowRankAndSparse)
+        scaled = _Scaled(weight, metric)
+
+        def error(size: int) -> float:
+            left, right, sparse = scaled.parts(structure, size, FOR_PRICES)
+            return metric.error(weight - left @ right - sparse)
+
         return fitted_prices(
             structure.sizes(metric.shape),
             metric.shape[1],
             metric.error(weight),
-            lambda sizes: [_error(weight, structure, size, metric) for size in sizes],
+            lambda sizes: [error(size) for size in sizes],
         )
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
@@ -49,23 +56,24 @@ class AlternatingThresholding(Solver):
         self, weight: Tensor, structure: Structure, size: int, metric: Metric, prepared: Mapping[str, Tensor]
     ) -> Expression:
         assert isinstance(structure, LowRankAndSparse)
-        left, right, sparse = _parts(weight, structure, size, metric, STEPS)
+        left, right, sparse = _Scaled(weight, metric).parts(structure, size, STEPS)
         return structure.express(left, right, sparse, _support(sparse, size))
 
 
-def _parts(
-    weight: Tensor, structure: LowRankAndSparse, size: int, metric: Metric, steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    scales = metric.weights.sqrt() if isinstance(metric, DiagonalMetric) else weight.new_ones(weight.shape[1])
-    unit = (weight * scales).abs().max().clamp_min(1e-300)  # float32 holds what is left
-    rank = min(structure.rank(metric.shape, size), *weight.shape)
-    left, right, sparse = (part.double() for part in split((weight * scales / unit).float(), rank, size, steps))
-    return left * unit, right / scales, sparse * unit / scales
+class _Scaled:
+    """A weight as its metric sees it, in float32 and with its singular vectors, for all sizes."""
 
+    def __init__(self, weight: Tensor, metric: Metric) -> None:
+        self.scales = metric.weights.sqrt() if isinstance(metric, DiagonalMetric) else weight.new_ones(weight.shape[1])
+        self.unit = (weight * self.scales).abs().max().clamp_min(1e-300)  # float32 holds what is left
+        self.matrix = (weight * self.scales / self.unit).float()
+        self.axes: Axes = tuple(torch.linalg.svd(self.matrix, full_matrices=False))
 
-def _error(weight: Tensor, structure: LowRankAndSparse, size: int, metric: Metric) -> float:
-    left, right, sparse = _parts(weight, structure, size, metric, FOR_PRICES)
-    return metric.error(weight - left @ right - sparse)
+    def parts(self, structure: LowRankAndSparse, size: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(left (m × r), right (r × n), sparse (m × n)) for the weight itself, in float64."""
+        rank = structure.rank((self.matrix.shape[0], self.matrix.shape[1]), size)
+        left, right, sparse = (part.double() for part in split(self.matrix, self.axes, rank, size, steps))
+        return left * self.unit, right / self.scales, sparse * self.unit / self.scales
 
 
 def _support(sparse: Tensor, size: int) -> Tensor:

@@ -3,7 +3,7 @@
 With R held fast an error E of L costs ½ tr(G E (R A Rᵀ) Eᵀ), and with L held fast one of R costs ½ tr((Lᵀ G L) E A Eᵀ):
 both are Kronecker metrics, so each factor is rounded with feedback on both sides (see `sequential_rounding`). Between
 the two, R becomes the best for the L that was stored, (Lᵀ G L)⁻¹ Lᵀ G W, as in LPLR (Saha, Srivastava & Pilanci 2023,
-arXiv 2310.11028), which has the identity for both sides.
+arXiv 2310.11028), which has the identity for both sides and a random sketch for the first L.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,16 @@ from gossamer.structures._base import balanced
 from gossamer.structures.low_rank import LowRank
 from gossamer.structures.quantized_low_rank import BITS, QuantizedLowRank
 
+WHOLE = 0.999
+"""Of the energy: beyond it a weight may have no rank, and its factors no meaning."""
+
 Sides = tuple[Side | None, Side | None]
 
 
 class FactorRounding(Solver):
     """The price of a rank is the energy it discards, which is exact, and a share of what it keeps for each factor's
-    rounding: that which is lost at full rank, by the estimate of `sequential_rounding`. What of L's errors lies in the
-    span of L itself, r / m of them, is made good by R."""
+    rounding: that which is lost at nearly full rank, by the estimate of `sequential_rounding`. What of L's errors lies
+    in the span of L itself, r / m of them, is made good by R."""
 
     exact = False
     fed_back = True
@@ -44,7 +47,9 @@ class FactorRounding(Solver):
         """What `WhitenedSVD` prepares, the `shares` of the energy that rounding L and R lose, and the `rows` of L."""
         assert isinstance(structure, QuantizedLowRank) and isinstance(metric, KroneckerMetric)
         prepared = WhitenedSVD().prepare(weight, LowRank(), metric)
-        left, right = _factors(weight, min(weight.shape), metric, prepared)
+        energy = prepared["energy"].cumsum(0)
+        rank = min(int((energy < WHOLE * energy[-1]).sum()) + 1, len(energy))
+        left, right = _factors(weight, rank, metric, prepared)
         lost = [
             _rounding(left, structure, *_left_sides(right, metric)),
             _rounding(right, structure, *_right_sides(left, metric)),

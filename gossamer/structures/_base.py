@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,7 +12,12 @@ from gossamer.vocabulary import Cost, Shape
 
 
 class Structure(ABC):
-    """A family of expressions of one form, indexed by an integer size."""
+    """A family of expressions of one form, indexed by an integer size.
+
+    `shortens` says that its numbers take fewer bytes than the dense weight's.
+    """
+
+    shortens: ClassVar[bool] = False
 
     @abstractmethod
     def sizes(self, shape: Shape) -> list[int]:

@@ -26,6 +26,8 @@ class ShorterStructure(Structure):
     multiply-add: a budget in those units never chooses such a weight. What it saves is bytes.
     """
 
+    shortens = True
+
     @abstractmethod
     def every(self, shape: Shape) -> list[int]:
         """The sizes there are, ascending, whether or not they save."""

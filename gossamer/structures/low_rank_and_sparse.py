@@ -1,7 +1,7 @@
 """Low rank and sparse: W ≈ B A + S, the product with a quarter of the numbers that are kept.
 
-The form of OATS (Zhang & Papyan 2024, arXiv 2409.13652), and of robust principal components. The size is the mean
-number of entries that a row of S keeps; the rank follows from it.
+The form of OATS (Zhang & Papyan 2024, arXiv 2409.13652), and of robust principal components. The size is how many
+entries a row of S keeps; the rank follows from it.
 """
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from gossamer.structures.sparse import SparseEntries
 from gossamer.vocabulary import Cost, Shape
 
 SHARE = 0.25
-"""Of the numbers, masks aside, that the product has: the paper's rank ratio for most of its models."""
+"""Of the numbers, masks aside, that the product has: a rank ratio of the paper's."""
 
 
 class LowRankAndSparse(Structure):

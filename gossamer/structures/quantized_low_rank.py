@@ -15,8 +15,10 @@ BITS = 4
 
 
 class QuantizedLowRank(Structure):
-    """W ≈ L R with L (m × r) and R (r × n): numbers that are fewer and shorter. Scales and levels count as numbers."""
+    """W ≈ L R with L (m × r) and R (r × n): numbers that are fewer and shorter. Scales and levels count as numbers,
+    and ranks are on offer up to where the numbers are as many as the weight's: a little over four bits for each."""
 
+    shortens = True
     factors: QuantizedStructure = Normal64()
 
     def sizes(self, shape: Shape) -> list[int]:

@@ -122,8 +122,10 @@ def test_what_a_plan_of_one_kind_is_called_in_the_report(run, model_folder, text
 
 def test_bits_asked_of_a_method_that_shortens_nothing_are_noted(run, model_folder, text_file, work, tmp_path):
     text = ("--text", text_file, "--tokens", 1024, "--window", 32, "--work", work)
-    for method, noted in (("svd", True), ("quantized", False)):
-        told = run("compress", model_folder(KIND), "--method", method, "--bits", 20, *text, "--out", tmp_path / method)
+    for method, bits, noted in (("svd", 20, True), ("quantized", 20, False), ("quantized_low_rank", 4, False)):
+        told = run(
+            "compress", model_folder(KIND), "--method", method, "--bits", bits, *text, "--out", tmp_path / method
+        )
         assert told.code == 0, told.err
         assert ("structure_and_bits" in told.out) == noted
 

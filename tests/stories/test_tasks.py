@@ -10,8 +10,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from gossamer.evaluation.confined import confine
-from gossamer.evaluation.tasks import LEAVE
+from gossamer.errors import ModelError
+from gossamer.evaluation.confined import confine, passed
+from gossamer.evaluation.tasks import LEAVE, _told
 
 SAFE, UNSAFE = {"task": "arc_easy"}, {"task": "humaneval", "unsafe_code": True}
 
@@ -88,18 +89,21 @@ def processes(monkeypatch):
         return {"results": {"humaneval": {"acc": 0.5}}}
 
     monkeypatch.setattr("gossamer.evaluation.tasks._told", told)
-    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/bwrap")
+    for room in ("tasks", "confined"):
+        monkeypatch.setattr(f"gossamer.evaluation.{room}.walls", lambda: "/usr/bin/bwrap")
     return started
 
 
 def test_leave_reaches_confined_processes_alone(harness, processes, words, run, monkeypatch, tmp_path):
     monkeypatch.delenv(LEAVE, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "secret")
     told = run(*words, "--tasks", "humaneval", "--limit", 3, "--run-code", "--out", tmp_path / "out.json")
     assert told.code == 0, told.err
     assert not harness and LEAVE not in os.environ
     (fetch, _, _), (judge, around, asked) = processes
     assert (fetch[0], fetch[-1]) == (sys.executable, "fetch")
     assert (judge[0], judge[-1]) == ("/usr/bin/bwrap", "judge")
+    assert asked["digest"] and "HF_TOKEN" not in around
     assert "--unshare-all" in judge and around[LEAVE] == around["HF_HUB_OFFLINE"] == "1"
     assert (asked["names"], asked["limit"]) == (["humaneval"], 3)
     assert json.loads((tmp_path / "out.json").read_text())["tasks"]["results"] == {"humaneval": {"acc": 0.5}}
@@ -161,25 +165,67 @@ def listening():
         yield server.getsockname()[1]
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
-def test_a_confined_process_reads_and_can_write_to_its_scratch_folder_alone(tmp_path, listening):
-    scratch, outside = tmp_path / "scratch", tmp_path / "outside.txt"
-    scratch.mkdir()
-    outside.write_text("as it was")
-    tries = {
-        "reads": f"open({str(outside)!r}).read()",
-        "writes to scratch": f"open({str(scratch / 'mine')!r}, 'w').write('x')",
-        "writes": f"open({str(outside)!r}, 'w')",
-        "deletes": f"__import__('os').remove({str(outside)!r})",
-        "connects": f"__import__('socket').create_connection(('127.0.0.1', {listening}), timeout=5)",
-        "stops its parent": f"__import__('os').kill({os.getpid()}, 0)",
-    }
-    found = {}
-    for name, expression in tries.items():
-        ended = subprocess.run(confine([sys.executable, "-c", expression], scratch), capture_output=True, check=False)
-        found[name] = ended.returncode == 0
+needs_walls = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+
+
+@needs_walls
+def test_a_confined_process_reads_what_it_is_shown_and_can_write_to_its_scratch_folder_alone(tmp_path, listening):
+    scratch, shown, outside = (tmp_path / name for name in ("scratch", "shown", "outside"))
+    for folder in (scratch, shown, outside):
+        folder.mkdir()
+        (folder / "file").write_text("as it was")
+    os.mkfifo(outside / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(outside / "socket"))
+        server.listen()
+        tries = {
+            "reads": f"open({str(shown / 'file')!r}).read()",
+            "writes to scratch": f"open({str(scratch / 'mine')!r}, 'w').write('x')",
+            "reads elsewhere": f"open({str(outside / 'file')!r}).read()",
+            "writes": f"open({str(shown / 'file')!r}, 'w')",
+            "deletes": f"__import__('os').remove({str(shown / 'file')!r})",
+            "connects": f"__import__('socket').create_connection(('127.0.0.1', {listening}), timeout=5)",
+            "connects to a file": f"__import__('socket').socket(1).connect({str(outside / 'socket')!r})",
+            "finds a pipe": f"__import__('os').stat({str(outside / 'pipe')!r})",
+            "stops its parent": f"__import__('os').kill({os.getpid()}, 0)",
+        }
+        found = {}
+        for name, expression in tries.items():
+            words = confine([sys.executable, "-c", expression], scratch, [shown])
+            found[name] = subprocess.run(words, capture_output=True, check=False).returncode == 0
     assert found == {name: name in ("reads", "writes to scratch") for name in tries}
-    assert outside.read_text() == "as it was"
+    assert {(f / "file").read_text() for f in (shown, outside)} == {"as it was"}
+
+
+def test_what_a_confined_process_is_told_of_the_environment_opens_nothing():
+    told = passed({"PATH": "/bin", "LC_ALL": "C", "HF_TOKEN": "secret", "SSH_AUTH_SOCK": "/tmp/agent", "HOME": "/root"})
+    assert told == {"PATH": "/bin", "LC_ALL": "C"}
+
+
+def test_a_machine_that_lets_nothing_be_confined_is_told_before_anything_slow(harness, words, refused, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _name: "/bin/false")
+    assert "lets nothing be confined" in refused(*words, "--tasks", "humaneval", "--run-code")
+    assert not harness
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("exit(3)", "ended early (3)"),
+        ("open('told.json', 'w').write('{} and more')", "no results"),
+        ("open('told.json', 'w').write('[]')", "no results"),
+        ("import os; os.symlink('/etc/hostname', 'told.json')", "ended early"),
+        ("open('told.json', 'w').write('{}'); exit(1)", "ended early (1)"),
+        ("open('told.json', 'w').write('{\"failed\": \"\\\\u001b[2J gone\"}')", "[2J gone"),
+    ],
+    ids=["nothing", "garbage", "a list", "a link", "a failure", "a message"],
+)
+def test_results_are_not_believed(does, said, tmp_path):
+    script = f"import os; os.chdir({str(tmp_path)!r}); {does}"
+    with pytest.raises(ModelError) as error:
+        _told([sys.executable, "-c", script], os.environ, tmp_path)
+    assert said in str(error.value)
+    assert "\x1b" not in str(error.value)
 
 
 @pytest.fixture
@@ -190,12 +236,12 @@ def own_tasks(monkeypatch, tmp_path, listening):
     folder.mkdir()
     (folder / "data.json").write_text("\n".join(json.dumps({"prompt": p, "test": "x"}) for p in ("w1 w2", "w3 w4")))
     (folder / "tiny_code.yaml").write_text(TASK.format(data=folder / "data.json"))
-    (folder / "metric.py").write_text(METRIC.format(outside=str(tmp_path / "outside.txt"), port=listening))
+    (folder / "metric.py").write_text(METRIC.format(outside=str(folder / "mine.txt"), port=listening))
     monkeypatch.delenv(LEAVE, raising=False)
     return folder
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+@needs_walls
 def test_a_code_task_of_the_harness_itself(own_tasks, words, run, refused, tmp_path):
     tasks = ("--tasks", "tiny_code", "--task-folder", own_tasks)
     assert "--run-code" in refused(*words, *tasks)
@@ -203,7 +249,7 @@ def test_a_code_task_of_the_harness_itself(own_tasks, words, run, refused, tmp_p
     assert told.code == 0, told.err
     found = json.loads((tmp_path / "out.json").read_text())["tasks"]
     assert found["confined"] and found["results"]["tiny_code"]["allowed,none"] == 1.0
-    assert not (tmp_path / "outside.txt").exists()
+    assert not (own_tasks / "mine.txt").exists()
 
 
 def test_a_folder_of_tasks_that_is_not_there_is_refused(harness, words, refused, tmp_path):
