@@ -48,18 +48,15 @@ def picked(string: Tensor, places: Tensor, bits: int) -> Tensor:
     return found.bitwise_and_(2**bits - 1)
 
 
-def eighth(string: Tensor, k: int, bits: int) -> Tensor:
-    """Codes (uint8) ⌈N/8⌉ · k up to the next eighth of them, and what fills up the last."""
-    bytes_ = string.view(bits, -1)
-    first, shift = divmod(k * bits, 8)
-    found = bytes_[first] >> shift
-    if shift + bits > 8:
-        found |= bytes_[first + 1] << (8 - shift)
-    return found.bitwise_and_(2**bits - 1)
-
-
 def unpacked(string: Tensor, count: int, bits: int) -> Tensor:
     """The inverse of `packed`, for so many codes (count, uint8)."""
     if bits == 8:
         return string[:count]
-    return torch.cat([eighth(string, k, bits) for k in range(8)])[:count]
+    bytes_ = string.view(bits, -1)
+    found = string.new_empty(8, bytes_.shape[1])
+    for k in range(8):
+        first, shift = divmod(k * bits, 8)
+        torch.bitwise_right_shift(bytes_[first], shift, out=found[k])
+        if shift + bits > 8:
+            found[k] |= bytes_[first + 1] << (8 - shift)
+    return found.view(-1)[:count].bitwise_and_(2**bits - 1)

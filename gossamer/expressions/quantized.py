@@ -6,13 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.expressions._packing import eighth, packed, packed_bytes, picked, sound, unpacked
+from gossamer.expressions._packing import packed, packed_bytes, picked, sound, unpacked
 from gossamer.expressions._pinned import PINNED, Pinned
-
-LARGE = 2**17
-"""Codes from which on a processor multiplies by an eighth of the rows at a time, unless slopes are asked for. The C
-library returns the memory of a whole weight's steps to the system and asks for it back at every call, which takes
-several times what they do."""
 
 
 class Quantized(Pinned):
@@ -82,14 +77,12 @@ class Quantized(Pinned):
 
     def _stands_for(self, codes: Tensor, scales: Tensor, points: Tensor | float) -> Tensor:
         """What some rows of codes stand for, with their scales and zero points."""
-        heights, scales = self._heights(codes), self._spread(scales)
         points = self._spread(points) if isinstance(points, Tensor) else points
-        whole = self.shape[1] % self.group == 0
-        grouped = heights.view(len(codes), -1, self.group) if whole else heights
-        if isinstance(points, Tensor) or points:
-            grouped = grouped - points
-        weight: Tensor = (grouped * scales).view(codes.shape)
-        return weight
+        heights, scales = self._heights(codes), self._spread(scales)
+        if self.shape[1] % self.group:
+            return (heights - points) * scales
+        grouped: Tensor = (heights.view(len(codes), -1, self.group) - points) * scales
+        return grouped.view(codes.shape)
 
     def _spread(self, numbers: Tensor) -> Tensor:
         """One number for each group, shaped to meet the codes."""
@@ -99,17 +92,7 @@ class Quantized(Pinned):
         return numbers[:, :, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        m, n = self.shape
-        if m % 8 or m * n < LARGE or x.device.type != "cpu" or torch.is_grad_enabled():
-            return F.linear(x, self.dense().to(x.dtype))
-        return torch.cat([F.linear(x, self._eighth(k).to(x.dtype)) for k in range(8)], -1)
-
-    def _eighth(self, k: int) -> Tensor:
-        """Rows m k / 8 up to the next eighth of them, of which codes and zero points are one stretch."""
-        step = self.shape[0] // 8
-        codes = eighth(self.codes, k, self.bits).view(step, -1)
-        points = self._points() if self.zeros is None else eighth(self.zeros, k, self.bits).view(step, -1)
-        return self._stands_for(codes, self.scales[k * step : (k + 1) * step], points)
+        return F.linear(x, self.dense().to(x.dtype))
 
     def tree(self) -> dict[str, Any]:
         zeros = self.zeros is not None

@@ -81,33 +81,6 @@ def test_a_quantized_weight_is_what_its_codes_scales_and_zero_points_say(group, 
             assert made.dense()[i, j] == scales[i, j // group] * (int(codes[i, j]) - zero)
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("kind", ["zero points", "none", "heights", "uneven groups"])
-def test_large_weights_are_multiplied_by_in_eighths(kind, bits, monkeypatch):
-    """They are the whole weight's bit for bit."""
-    group, groups = (48, 3) if kind == "uneven groups" else (32, 4)
-    codes, scales = (normal(0, 24, 128).abs() * 1e6).long() % 2**bits, normal(1, 24, groups)
-    zeros = None if kind == "none" else (normal(2, 24, groups).abs() * 1e6).long() % 2**bits
-    if kind == "heights":
-        expression = Lookup.at(codes, scales, normal(3, 2**bits), group=group)
-    else:
-        expression = Quantized.of(codes, scales, zeros, bits=bits, group=group)
-    x = normal(4, 5, 128)
-    with torch.inference_mode():
-        whole = expression(x)
-        monkeypatch.setattr("gossamer.expressions.quantized.LARGE", 1)
-        called = []
-        monkeypatch.setattr(
-            expression, "_eighth", lambda k: called.append(k) or type(expression)._eighth(expression, k)
-        )
-        torch.testing.assert_close(expression(x), whole)
-    assert called == list(range(8))
-    assert expression(x).requires_grad
-    assert len(called) == 8  # slopes go through the whole weight
-    apart = torch.cat([expression._eighth(k) for k in range(8)])
-    assert torch.equal(apart, expression.dense())
-
-
 def test_the_file_holds_what_the_structure_says_and_loads_to_the_bit(tmp_path):
     weight, inputs, gradients = layer((24, 70))
     for form in (Asymmetric32(), AsymmetricRow(), Symmetric64(), Normal64(), Normal256()):
