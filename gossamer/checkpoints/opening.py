@@ -81,6 +81,12 @@ def open_original(opened: Opened, cache: Path, dense: str | None = None) -> Open
     return original
 
 
+def anywhere(name: str) -> str:
+    """A name for the same model that means it in any folder."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name.lower() not in PACKAGED and path.exists() else name
+
+
 def _located(name: str) -> Path | None:
     """The path a name stands for; None for the name of a repository on the Hub."""
     if name.lower() in PACKAGED:

@@ -41,8 +41,8 @@ def confine(words: Sequence[str], scratch: Path, readable: Iterable[Path] = ()) 
     """The command that runs `words` within walls, where the Python of this process and `readable` can be read and
     `scratch` alone written to.
     """
-    ours = [sys.prefix, sys.base_prefix, *filter(None, sys.path), *map(str, readable)]
-    seen = dict.fromkeys(str(path) for path in map(Path, ours) if path.exists())
+    ours = [Path(sys.prefix), Path(sys.base_prefix), *readable]
+    seen = dict.fromkeys(str(path) for path in ours if path.exists())
     devices = [word for pattern in DEVICES for path in glob(pattern) for word in ("--dev-bind", path, path)]
     return [
         *(walls(), "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from gossamer.checkpoints.opening import PACKAGED, Opened, open_model
+from gossamer.checkpoints.opening import Opened, anywhere, open_model
 from gossamer.checkpoints.store import read_json, write_json
 from gossamer.errors import GossamerError, ModelError
 from gossamer.evaluation.confined import confine, passed, walls
@@ -24,10 +24,9 @@ CACHES = ("HF_DATASETS_CACHE", "HF_EVALUATE_CACHE", "HF_METRICS_CACHE", "HF_MODU
 """Where the harness writes while it reads."""
 LONGEST = 2**26
 """Bytes of results that are read."""
-SOURCES = tuple(
-    Path(path).resolve() for path in dict.fromkeys([str(Path(__file__).parents[2]), *filter(None, sys.path)])
-)
-"""Where this process has its modules from."""
+SOURCES = tuple(dict.fromkeys([Path(__file__).parents[2], *(Path(p) for p in sys.path if p.endswith("-packages"))]))
+"""Where modules beside Python's own come from: the folder of this package, and those of installed ones. A script's own
+folder, which Python looks into as well, may be anything."""
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
 
 
@@ -60,7 +59,7 @@ class Tasks:
                 "names": self.names,
                 "limit": self.limit,
                 "folder": str(self.folder.resolve()) if self.folder else None,
-                "model": _anywhere(opened.name),
+                "model": anywhere(opened.name),
                 "digest": opened.digest,
                 "cache": str(cache.resolve()),
             }
@@ -149,12 +148,6 @@ def _no_leave() -> Iterator[None]:
     finally:
         if before is not None:
             os.environ[LEAVE] = before
-
-
-def _anywhere(name: str) -> str:
-    """A model's name that means the same in any folder."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if name.lower() not in PACKAGED and path.exists() else name
 
 
 def _told(words: Sequence[str], around: Mapping[str, str], scratch: Path) -> dict[str, Any]:

@@ -287,7 +287,7 @@ def carry_out(
         samples=written,
         seconds={**priced.seconds, **clock.laps},
         peak_memory=peak_bytes(),
-        notes=(*priced.notes, *_whole_numbers(priced.settings, plan.budget)),
+        notes=(*priced.notes, *_unshortened(priced.settings, plan.budget)),
         machine=machine(),
         written=_written(priced, plan),
     )
@@ -303,7 +303,7 @@ def carry_out(
     return Compressed(small, priced.opened.tokenizer, plan, found)
 
 
-def _whole_numbers(settings: Settings, budget: Budget) -> tuple[str, ...]:
+def _unshortened(settings: Settings, budget: Budget) -> tuple[str, ...]:
     """A note where numbers had to go because none may become shorter, under a budget that shorter ones are made for."""
     if budget.unit != "bits" or any(form.shortens for form in rewriting(settings.structures)):
         return ()

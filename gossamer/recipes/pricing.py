@@ -161,8 +161,8 @@ def price_model(
     curves, joints, prepared, notes = _priced(
         opened, found, groups, sums, aside, calibration, identity, settings, workspace, progress
     )
-    curves = tuple(replace(curve, influence=influences.get(curve.site, 1.0)) for curve in curves)
     give_back()
+    curves = tuple(replace(curve, influence=influences.get(curve.site, 1.0)) for curve in curves)
     total = total_cost(opened.model)
     few = scarce(found, calibration) if "input_second_moment" in metric.needs else ()
     clock.lap("price")

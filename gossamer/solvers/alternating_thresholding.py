@@ -15,7 +15,7 @@ from gossamer.linalg.splitting import Axes, split
 from gossamer.metrics import DiagonalMetric, Metric
 from gossamer.metrics.identity import Identity
 from gossamer.solvers._base import Solver
-from gossamer.solvers._sparse import fitted_prices, interpolated
+from gossamer.solvers._interpolated import fitted_prices, interpolated
 from gossamer.structures import Structure
 from gossamer.structures.low_rank_and_sparse import LowRankAndSparse
 
@@ -23,6 +23,7 @@ STEPS = 80
 """As many as the paper has turns."""
 
 FOR_PRICES = 8
+"""Which prices are upper bounds by: no step makes the sum worse."""
 
 
 class AlternatingThresholding(Solver):
@@ -57,7 +58,7 @@ class AlternatingThresholding(Solver):
     ) -> Expression:
         assert isinstance(structure, LowRankAndSparse)
         left, right, sparse = _Scaled(weight, metric).parts(structure, size, STEPS)
-        return structure.express(left, right, sparse, _support(sparse, size))
+        return structure.express(left, right, sparse, size)
 
 
 class _Scaled:
@@ -74,9 +75,3 @@ class _Scaled:
         rank = structure.rank((self.matrix.shape[0], self.matrix.shape[1]), size)
         left, right, sparse = (part.double() for part in split(self.matrix, self.axes, rank, size, steps))
         return left * self.unit, right / self.scales, sparse * self.unit / self.scales
-
-
-def _support(sparse: Tensor, size: int) -> Tensor:
-    """Where `size` entries of each row are, those that are not zero first."""
-    places = sparse.abs().topk(size, dim=1).indices
-    return torch.zeros_like(sparse, dtype=torch.bool).scatter_(1, places, True)

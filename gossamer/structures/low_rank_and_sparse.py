@@ -7,6 +7,7 @@ entries a row of S keeps; the rank follows from it.
 from torch import Tensor
 
 from gossamer.expressions import Expression
+from gossamer.expressions.sparse import Sparse
 from gossamer.expressions.sum import Sum
 from gossamer.structures._base import Structure
 from gossamer.structures.low_rank import LowRank
@@ -35,6 +36,6 @@ class LowRankAndSparse(Structure):
     def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
         return self.product.cost(shape, self.rank(shape, size), itemsize) + self.rest.cost(shape, size, itemsize)
 
-    def express(self, left: Tensor, right: Tensor, rest: Tensor, support: Tensor) -> Expression:
-        """left (m × r) times right (r × n), plus the entries of `rest` that `support` (both m × n) keeps."""
-        return Sum([self.product.express(left, right), self.rest.express(rest, support)])
+    def express(self, left: Tensor, right: Tensor, rest: Tensor, size: int) -> Expression:
+        """left (m × r) times right (r × n), plus the `size` largest entries in each row of `rest` (m × n)."""
+        return Sum([self.product.express(left, right), Sparse.largest(rest, size)])

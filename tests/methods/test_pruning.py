@@ -15,7 +15,7 @@ from gossamer.metrics import Metric
 from gossamer.metrics.activation import Activation
 from gossamer.metrics.kronecker_fisher import KroneckerFisher
 from gossamer.solvers import choose, sparse_least_squares
-from gossamer.solvers._sparse import FEW
+from gossamer.solvers._interpolated import FEW
 from gossamer.solvers.error_feedback import DAMPING
 from gossamer.structures import SparseStructure, Structure
 from gossamer.structures.n_of_4 import NOfFour
