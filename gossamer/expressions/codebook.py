@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from gossamer.expressions._packing import packed, packed_bytes, sound, unpacked
 from gossamer.expressions._pinned import PINNED, Pinned
+from gossamer.kernels.few import few
 
 
 class Codebook(Pinned):
@@ -44,6 +45,11 @@ class Codebook(Pinned):
         return self.levels.to(self.like.dtype).gather(1, codes.long())
 
     def forward(self, x: Tensor) -> Tensor:
+        if few(x) and self.shape[0] % 8 == 0:
+            from gossamer.kernels.packed import packed_product
+
+            ones = self.levels.new_ones(self.shape[0], 1)
+            return packed_product(x, self.codes, self.bits, ones, self.shape[1], 0.0, self.levels)
         return F.linear(x, self.dense().to(x.dtype))
 
     def tree(self) -> dict[str, Any]:

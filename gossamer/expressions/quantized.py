@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from gossamer.expressions._packing import packed, packed_bytes, picked, sound, unpacked
 from gossamer.expressions._pinned import PINNED, Pinned
+from gossamer.kernels.few import few
 
 
 class Quantized(Pinned):
@@ -92,7 +93,14 @@ class Quantized(Pinned):
         return numbers[:, :, None]
 
     def forward(self, x: Tensor) -> Tensor:
+        if few(x) and self.shape[0] % 8 == 0:
+            return self._product(x)
         return F.linear(x, self.dense().to(x.dtype))
+
+    def _product(self, x: Tensor, heights: Tensor | None = None) -> Tensor:
+        from gossamer.kernels.packed import packed_product
+
+        return packed_product(x, self.codes, self.bits, self.scales, self.group, self._points(), heights)
 
     def tree(self) -> dict[str, Any]:
         zeros = self.zeros is not None

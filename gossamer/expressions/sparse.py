@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.expressions._base import Expression
+from gossamer.kernels.few import few
 
 
 class Sparse(Expression):
@@ -47,6 +48,10 @@ class Sparse(Expression):
         return self.values.new_zeros(self.shape).masked_scatter(support, self.values)
 
     def forward(self, x: Tensor) -> Tensor:
+        if few(x) and x.dtype == self.values.dtype:
+            from gossamer.kernels.masked import masked_product
+
+            return masked_product(x, self.values, self.mask)
         return F.linear(x, self.dense())
 
     def check(self) -> None:

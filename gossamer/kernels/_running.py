@@ -1,0 +1,37 @@
+"""When a product is one of these, and how its parts are shared out."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numba
+import torch
+from torch import Tensor
+
+LOCK = threading.Lock()
+"""numba's simplest pool of threads, the one that is there on every system, ends the process where two callers meet."""
+
+
+@contextmanager
+def threads() -> Iterator[int]:
+    """As many threads as PyTorch takes, for one caller at a time; their number."""
+    with LOCK:
+        count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        numba.set_num_threads(count)
+        yield count
+
+
+def plain(vectors: Tensor) -> Tensor:
+    """Vectors (…, n) as rows of float32 without gaps."""
+    return vectors.detach().reshape(-1, vectors.shape[-1]).float().contiguous()
+
+
+@numba.njit(fastmath=True, cache=True)
+def dots(x, row, out):  # type: ignore[no-untyped-def]
+    """`row` (n) with each of some vectors (t × n), into `out` (t)."""
+    for t in range(len(x)):
+        vector = x[t]
+        total = numba.float32(0)
+        for j in range(len(vector)):
+            total += row[j] * vector[j]
+        out[t] = total

@@ -1,0 +1,67 @@
+"""Codes of b bits, packed as in `gossamer.expressions`, times a few vectors."""
+
+import numba
+import numpy as np
+from torch import Tensor
+
+from gossamer.kernels._running import dots, plain, threads
+
+
+def packed_product(
+    x: Tensor,
+    codes: Tensor,
+    bits: int,
+    scales: Tensor,
+    group: int,
+    points: Tensor | float,
+    heights: Tensor | None = None,
+) -> Tensor:
+    """x (…, n) ↦ x Wᵀ (…, m) in x's format, summed in float32, for W_ij = s_ik (h_c − z_ik), k = ⌊j / g⌋, c = c_ij.
+
+    `codes` packed (uint8, m a multiple of 8), scales s (m × ⌈n / g⌉), points z (of the same shape, or one number),
+    heights h (2ᵇ, or m × 2ᵇ), or none where h_c = c.
+    """
+    vectors = plain(x)
+    out = vectors.new_empty(len(scales), len(vectors))
+    origins = plain(points) if isinstance(points, Tensor) else vectors.new_full((1, 1), points)
+    table = vectors.new_empty(0, 0) if heights is None else plain(heights)
+    with threads() as parts:
+        _product(*(t.numpy() for t in (vectors, codes, plain(scales), origins, table, out)), bits, group, parts)
+    return out.T.to(x.dtype).reshape(*x.shape[:-1], len(scales))
+
+
+@numba.njit(fastmath=True, cache=True)
+def _even(low, high, left, right, mask, scale, point, row):  # type: ignore[no-untyped-def]
+    # Types are spelled out, as whole numbers of 64 bits are what keeps a compiler from handling eight at once.
+    for j in range(len(row)):
+        row[j] = (np.float32(((np.int32(low[j]) >> right) | (np.int32(high[j]) << left)) & mask) - point) * scale
+
+
+@numba.njit(fastmath=True, cache=True)
+def _looked_up(low, high, left, right, mask, scale, point, heights, row):  # type: ignore[no-untyped-def]
+    for j in range(len(row)):
+        row[j] = (heights[((np.int32(low[j]) >> right) | (np.int32(high[j]) << left)) & mask] - point) * scale
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _product(x, packed, scales, points, heights, out, bits, group, parts):  # type: ignore[no-untyped-def]
+    m, n = len(scales), x.shape[1]
+    eighth, mask = m // 8, np.int32((1 << bits) - 1)
+    for part in numba.prange(parts):
+        row = np.empty(n, np.float32)
+        for i in range(m * part // parts, m * (part + 1) // parts):
+            first, shift = divmod(i // eighth * bits, 8)
+            right, left = np.int32(shift), np.int32(8 - shift)
+            low = (first * eighth + i % eighth) * n
+            # Where no bits are in a second byte, those that the first one would give again are masked.
+            high = low + eighth * n if shift + bits > 8 else low
+            for k in range(scales.shape[1]):
+                start, stop = k * group, min(k * group + group, n)
+                below, above = packed[low + start : low + stop], packed[high + start : high + stop]
+                point = points[i, k] if points.size > 1 else points[0, 0]
+                if heights.size:
+                    table = heights[i if len(heights) > 1 else 0]
+                    _looked_up(below, above, left, right, mask, scales[i, k], point, table, row[start:stop])
+                else:
+                    _even(below, above, left, right, mask, scales[i, k], point, row[start:stop])
+            dots(x, row, out[i])
