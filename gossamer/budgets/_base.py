@@ -13,9 +13,11 @@ from gossamer.vocabulary import Allocation, Curve, Unit
 class Allocator(ABC):
     """Chooses an option for every site.
 
-    `influence` says whether it looks at the curves' influence, `sensitivity` whether at the options' sensitivity.
+    `influence` says whether it looks at the curves' influence, `sensitivity` whether at the options' sensitivity,
+    `least` whether it seeks the least predicted loss.
     """
 
+    least: ClassVar[bool] = False
     influence: ClassVar[bool] = False
     sensitivity: ClassVar[bool] = False
 

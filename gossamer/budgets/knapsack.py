@@ -30,6 +30,8 @@ GAP = 0.01
 class Knapsack(Allocator):
     """`bound` of its allocation is the relaxation's loss, which no allocation within the limit beats."""
 
+    least = True
+
     def allocate(self, curves: Sequence[Curve], limit: int, unit: Unit) -> Allocation:
         affordable(curves, limit, unit)
         curves = worthwhile(curves, unit)

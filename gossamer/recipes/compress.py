@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gossamer import data, sites, solvers
+from gossamer import budgets, data, sites, solvers
 from gossamer.budgets._base import affordable
 from gossamer.checkpoints import plugin, saving
 from gossamer.checkpoints.opening import Opened
@@ -26,9 +26,19 @@ from gossamer.expressions import Expression
 from gossamer.recipes._noting import Clock, located
 from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
-from gossamer.recipes.planning import BASELINE, bundled, joints_for, landscape, limit, make_plan, planned
+from gossamer.recipes.planning import (
+    BASELINE,
+    WORTH,
+    bundled,
+    joints_for,
+    landscape,
+    limit,
+    make_plan,
+    planned,
+    priced_by,
+)
 from gossamer.recipes.prices import Weights, factors_path, weight_of
-from gossamer.recipes.pricing import Priced, expression, identity_of, price_model, remember
+from gossamer.recipes.pricing import Offer, Priced, expression, identity_of, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import report_page
 from gossamer.vocabulary import (
@@ -287,7 +297,11 @@ def carry_out(
         samples=written,
         seconds={**priced.seconds, **clock.laps},
         peak_memory=peak_bytes(),
-        notes=(*priced.notes, *_unshortened(priced.settings, plan.budget)),
+        notes=(
+            *priced.notes,
+            *_unshortened(priced.settings, plan.budget),
+            *_unused(priced.offer, plan, applied),
+        ),
         machine=machine(),
         written=_written(priced, plan),
     )
@@ -311,6 +325,16 @@ def _unshortened(settings: Settings, budget: Budget) -> tuple[str, ...]:
         "The budget counts bits, and nothing named here shortens numbers: weights have fewer of them instead. To "
         "quantize, give --method structure_and_bits.",
     )
+
+
+def _unused(offer: Offer, plan: Plan, applied: bool) -> tuple[str, ...]:
+    """A note where weights could have become what they did not, as it would have saved too little."""
+    by, used = priced_by(offer), {o.structure for o in plan.choices.values()}
+    forms = [form for form, solver in by.items() if not any(by[u] == solver for u in used & by.keys())]
+    if applied or not forms or not budgets.allocator(plan.allocator).least:
+        return ()
+    none = " or ".join(forms)
+    return (f"No weight becomes {none}: by the prices that would save less than {WORTH:.0%} of the loss.",)
 
 
 def _written(priced: Priced, plan: Plan) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """From a model's name to its curves: open → measure → weigh → price. Everything here outlives the budget."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,16 @@ class Offer:
     @property
     def metric(self) -> type[Metric]:
         return metrics.metric(self.settings.metric)
+
+    def without(self, forms: Collection[str]) -> "Offer":
+        """What is left where no weight becomes any of these forms."""
+        kept = (tuple(o for o in curve.options if o.structure not in forms) for curve in self.curves)
+        return replace(
+            self,
+            settings=replace(self.settings, structures=tuple(s for s in self.settings.structures if s not in forms)),
+            curves=tuple(replace(curve, options=options) for curve, options in zip(self.curves, kept, strict=True)),
+            joints=tuple(joint for joint in self.joints if joint.kind.name not in forms),
+        )
 
 
 @dataclass(frozen=True)

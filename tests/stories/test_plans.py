@@ -258,3 +258,33 @@ def test_the_plan_inside_a_folder_can_be_carried_out_again(run, compressed, work
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
         compressed("gpt2").folder / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize(("better", "taken"), [(0.995, False), (0.9, True)])
+def test_a_form_is_in_a_plan_where_it_saves_more_than_prices_can_be_wrong(
+    model_folder, tiny_settings, work, better, taken
+):
+    forms = replace(tiny_settings, structures=("sparse", "low_rank"))
+    offer = price_model(str(model_folder("llama")), forms, work=work).offer
+
+    def rivals(curve, factor):
+        """The options of one form, and the same again with other errors as if of another."""
+        own = [o for o in curve.options if o.structure != "low_rank"]
+        others = (replace(o, structure="low_rank", error=o.error * factor) for o in own[1:])
+        return replace(curve, options=(*own, *others))
+
+    # Half of the layers would rather have the other form.
+    curves = tuple(rivals(curve, 1.5 if i % 2 else better) for i, curve in enumerate(offer.curves))
+    plan = make_plan(replace(offer, curves=curves), Budget(unit="params", amount=0.6), "knapsack")
+    used = {o.structure for o in plan.choices.values()}
+    assert ("low_rank" in used) == taken
+    assert plan.bound <= plan.predicted
+
+
+def test_the_report_says_which_forms_were_not_worth_it(run, model_folder, tiny, work, tmp_path):
+    words = ("--keep", 0.6, "--structures", "sparse,low_rank", "--out", tmp_path / "small", "--work", work, *tiny)
+    assert run("compress", model_folder("llama"), *words).code == 0
+    report = json.loads((tmp_path / "small" / "report.json").read_text(encoding="utf-8"))
+    used = set(report["written"])
+    idle = "low_rank" not in str(used) and report["allocator"] == "knapsack"
+    assert any("No weight becomes low_rank" in note for note in report["notes"]) == idle
