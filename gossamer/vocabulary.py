@@ -330,7 +330,9 @@ class PlanFile:
                 choices={str(k): (str(v["structure"]), _whole(k, v["size"])) for k, v in data["choices"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            why = f"it lacks {error}" if isinstance(error, KeyError) else error
+            why: object = f"it lacks {error}" if isinstance(error, KeyError) else error
+            if not isinstance(data, dict) or isinstance(error, AttributeError):
+                why = "it or its choices are no list of names and values"
             raise PlanError(f"The file is not a plan written by 'gossamer plan' ({why}).") from error
 
 

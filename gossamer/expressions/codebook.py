@@ -14,7 +14,7 @@ from gossamer.kernels.few import few
 class Codebook(Pinned):
     """W_ij = L_i,c with c = c_ij: codes c below 2ᵇ (m × n), packed to the bit, and levels L (m × 2ᵇ) in bfloat16.
 
-    Every call looks the weight up anew and keeps none.
+    No call keeps the dense weight, and for a few vectors none is made.
     """
 
     codes: Tensor

@@ -15,7 +15,7 @@ class Quantized(Pinned):
     """W_ij = s_ik (c_ij − z_ik), k = ⌊j / g⌋: codes c below 2ᵇ (m × n) and scales s (m × ⌈n / g⌉) of any sign.
 
     The zero points z are of b bits each, or 2ᵇ⁻¹ throughout. Codes and zero points are packed to the bit, scales are
-    bfloat16. Every call unpacks the weight anew and keeps none.
+    bfloat16. No call keeps the dense weight, and for a few vectors none is made.
     """
 
     codes: Tensor

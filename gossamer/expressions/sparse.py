@@ -15,8 +15,8 @@ class Sparse(Expression):
 
     A mask is no larger than explicit indices of a byte each wherever an eighth or more of the places is taken; where
     fewer are it is larger, and is counted so. For 2:4 it takes what two bits of index for each value would, for 4:8
-    less than three. It is the only form there is. Bit b of byte i of a row stands for column 8 i + b. Every call makes
-    the dense matrix anew and keeps none.
+    less than three. It is the only form there is. Bit b of byte i of a row stands for column 8 i + b. No call
+    keeps the dense matrix, and for a few vectors none is made.
     """
 
     mask: Tensor

@@ -16,8 +16,12 @@ LOCK = threading.Lock()
 def threads() -> Iterator[int]:
     """As many threads as PyTorch takes, for one caller at a time; their number."""
     with LOCK:
-        count = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        asked = torch.get_num_threads()
+        count = min(asked, numba.config.NUMBA_NUM_THREADS)
         numba.set_num_threads(count)
+        if torch.get_num_threads() != asked:
+            # Where both have their threads from OpenMP, starting numba's gives PyTorch as many as there are cores.
+            torch.set_num_threads(asked)
         yield count
 
 

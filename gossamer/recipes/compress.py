@@ -319,11 +319,11 @@ def carry_out(
 
 def _unshortened(settings: Settings, budget: Budget) -> tuple[str, ...]:
     """A note where numbers had to go because none may become shorter, under a budget that shorter ones are made for."""
-    if budget.unit != "bits" or any(form.shortens for form in rewriting(settings.structures)):
+    if budget.unit not in ("bits", "bytes") or any(form.shortens for form in rewriting(settings.structures)):
         return ()
     return (
-        "The budget counts bits, and nothing named here shortens numbers: weights have fewer of them instead. To "
-        "quantize, give --method structure_and_bits.",
+        f"The budget counts {budget.unit}, and nothing named here shortens numbers: weights have fewer of them "
+        "instead. To quantize, give --method structure_and_bits.",
     )
 
 

@@ -68,8 +68,21 @@ def choose(structure: type[Structure], metric: type[Metric]) -> Solver:
     """The solver for a structure in a metric, an exact one before any other; `PlanError` where there is none."""
     fitting = _fitting(structure, metric)
     if not fitting:
-        raise PlanError(f"No solver fits {structure.__name__} in the metric {metric.__name__}; choose another metric.")
+        fit = [name for name, kind in _metrics().items() if _fitting(structure, kind)]
+        hint = f"metric: {', '.join(fit)}" if fit else "structure"
+        raise PlanError(f"No solver fits {_name(structure)} in the metric {_name(metric)}; choose another {hint}.")
     return max(fitting, key=lambda s: s.exact)
+
+
+def _name(kind: type) -> str:
+    """As it is typed: the name of the file."""
+    return kind.__module__.rpartition(".")[2]
+
+
+def _metrics() -> dict[str, type[Metric]]:
+    import gossamer.metrics as room
+
+    return discover.catalogue(room, Metric)  # type: ignore[type-abstract]
 
 
 def _fitting(structure: type[Structure], metric: type[Metric]) -> list[Solver]:

@@ -1,5 +1,8 @@
 """Products with packed weights: what the dense weight would give, for any form, number of vectors and of threads."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -126,6 +129,18 @@ def test_neither_the_number_of_threads_nor_other_callers_change_a_bit(form):
             assert all(torch.equal(found, alone) for found in pool.map(product, range(32)))
     finally:
         torch.set_num_threads(before)
+
+
+def test_pytorch_keeps_the_number_of_threads_it_was_given():
+    """In a process of its own: the first product starts the threads."""
+    code = (
+        "import torch; from gossamer.expressions.sparse import Sparse; w = torch.eye(8)\n"
+        "with torch.no_grad(): Sparse.of(w, w > 0)(w)\n"
+        "print(torch.get_num_threads())"
+    )
+    around = os.environ | {"OMP_NUM_THREADS": "1"}
+    told = subprocess.run([sys.executable, "-c", code], env=around, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["1"]
 
 
 def test_a_mask_of_one_entry_and_a_full_one():

@@ -22,7 +22,7 @@ from gossamer import discover, solvers
 from gossamer.checkpoints.store import read_tensors, write_tensors
 from gossamer.errors import PlanError
 from gossamer.metrics import KroneckerMetric, Metric
-from gossamer.solvers import Solver, choose
+from gossamer.solvers import Solver, choose, solvable
 
 SOLVERS = discover.catalogue(solvers, Solver)
 TRIPLES = [
@@ -133,8 +133,11 @@ def test_a_metric_that_no_solver_honours_is_a_plan_error(structure):
         def error(self, delta):
             return 0.0
 
-    with pytest.raises(PlanError, match="Strange"):
+    Strange.__module__ = "gossamer.metrics.strange"
+    with pytest.raises(PlanError, match=f"No solver fits {structure} in the metric strange; ") as refused:
         choose(STRUCTURES[structure], Strange)
+    fit = [name for name, kind in METRICS.items() if solvable(STRUCTURES[structure], kind)]
+    assert str(refused.value).endswith(f"another metric: {', '.join(fit)}." if fit else "another structure.")
 
 
 @pytest.mark.parametrize("names", [("rough", "precise"), ("precise", "rough")], ids=str)

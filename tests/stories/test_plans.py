@@ -164,6 +164,7 @@ MISTAKES = {
     "a size of nothing": (lambda p: p["choices"][LAYER].update(size=0), f"{LAYER}.* 0 .*nearest is 1"),
     "a broken size": (lambda p: p["choices"][LAYER].update(size=7.5), "7.5"),
     "a size in words": (lambda p: p["choices"][LAYER].update(size="many"), "not a plan"),
+    "choices without names": (lambda p: p.update(choices=[1]), "not a plan.*no list of names and values"),
     "no choices": (lambda p: p.pop("choices"), "not a plan.*choices"),
     "a setting nobody knows": (lambda p: p["settings"].update(colour="red"), "not a plan.*colour"),
     "an unknown metric": (lambda p: p["settings"].update(metric="taste"), "taste.*choose one of"),
