@@ -1,4 +1,4 @@
-"""When a product is one of these, and how its parts are shared out."""
+"""What the kernels share: threads, the layout of vectors, and their products with one row."""
 
 import threading
 from collections.abc import Iterator
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 import numba
 import torch
 from torch import Tensor
+
+ANY_ORDER = {"reassoc", "contract", "nsz"}
+"""Sums may be taken in any order, so that eight terms are added at once. What is no number stays one that is none."""
 
 LOCK = threading.Lock()
 """numba's simplest pool of threads, the one that is there on every system, ends the process where two callers meet."""
@@ -30,7 +33,7 @@ def plain(vectors: Tensor) -> Tensor:
     return vectors.detach().reshape(-1, vectors.shape[-1]).float().contiguous()
 
 
-@numba.njit(fastmath=True, cache=True)
+@numba.njit(fastmath=ANY_ORDER, cache=True)
 def dots(x, row, out):  # type: ignore[no-untyped-def]
     """`row` (n) with each of some vectors (t × n), into `out` (t)."""
     for t in range(len(x)):

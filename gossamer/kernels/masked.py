@@ -4,7 +4,7 @@ import numba
 import numpy as np
 from torch import Tensor
 
-from gossamer.kernels._running import dots, plain, threads
+from gossamer.kernels._running import ANY_ORDER, dots, plain, threads
 
 _BITS = (np.arange(256)[:, None] >> np.arange(8)) & 1
 
@@ -12,7 +12,6 @@ TAKEN = -_BITS.astype(np.int32)
 """All ones where bit b of a byte is set, else all zeros (256 × 8)."""
 
 BELOW = (_BITS.cumsum(1) - _BITS).astype(np.int32)
-
 """How many bits of a byte are set below bit b (256 × 8)."""
 
 COUNT = _BITS.sum(1).astype(np.int32)
@@ -31,7 +30,7 @@ def masked_product(x: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     return out.T.to(x.dtype).reshape(*x.shape[:-1], len(mask))
 
 
-@numba.njit(fastmath=True, cache=True)
+@numba.njit(fastmath=ANY_ORDER, cache=True)
 def _spread(values, mask, row):  # type: ignore[no-untyped-def]
     """Entries put to their places in a row (8 ⌈n / 8⌉), zeros elsewhere; how many they are. All as bits of float32.
 
@@ -48,7 +47,7 @@ def _spread(values, mask, row):  # type: ignore[no-untyped-def]
     return at
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)
 def _product(x, values, mask, out, parts):  # type: ignore[no-untyped-def]
     m, n = len(mask), 8 * mask.shape[1]
     for part in numba.prange(parts):

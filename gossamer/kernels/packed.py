@@ -4,7 +4,7 @@ import numba
 import numpy as np
 from torch import Tensor
 
-from gossamer.kernels._running import dots, plain, threads
+from gossamer.kernels._running import ANY_ORDER, dots, plain, threads
 
 
 def packed_product(
@@ -30,20 +30,20 @@ def packed_product(
     return out.T.to(x.dtype).reshape(*x.shape[:-1], len(scales))
 
 
-@numba.njit(fastmath=True, cache=True)
+@numba.njit(fastmath=ANY_ORDER, cache=True)
 def _even(low, high, left, right, mask, scale, point, row):  # type: ignore[no-untyped-def]
     # Types are spelled out, as whole numbers of 64 bits are what keeps a compiler from handling eight at once.
     for j in range(len(row)):
         row[j] = (np.float32(((np.int32(low[j]) >> right) | (np.int32(high[j]) << left)) & mask) - point) * scale
 
 
-@numba.njit(fastmath=True, cache=True)
+@numba.njit(fastmath=ANY_ORDER, cache=True)
 def _looked_up(low, high, left, right, mask, scale, point, heights, row):  # type: ignore[no-untyped-def]
     for j in range(len(row)):
         row[j] = (heights[((np.int32(low[j]) >> right) | (np.int32(high[j]) << left)) & mask] - point) * scale
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)
 def _product(x, packed, scales, points, heights, out, bits, group, parts):  # type: ignore[no-untyped-def]
     m, n = len(scales), x.shape[1]
     eighth, mask = m // 8, np.int32((1 << bits) - 1)

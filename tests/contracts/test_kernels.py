@@ -149,6 +149,16 @@ def test_a_mask_of_one_entry_and_a_full_one():
         agree(Sparse.of(normal(9, 3, 13).float(), support), normal(10, 2, 13).float())
 
 
+@each_form
+def test_what_is_no_number_is_not_hidden(form):
+    x = torch.ones(3, 24)
+    x[1, 5] = torch.nan
+    with torch.no_grad():
+        found = FORMS[form](8, 16, 24, 8)(x)
+    reached = FORMS[form](8, 16, 24, 8).dense()[:, 5] != 0
+    assert found[1][reached].isnan().all() and found[[0, 2]].isfinite().all()
+
+
 def test_what_is_not_finite_stays_in_its_own_row():
     weight = torch.ones(16, 8).tril()
     weight[3, 0] = torch.inf
