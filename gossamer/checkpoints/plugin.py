@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -161,7 +162,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _intact(file: Path) -> None:
-    """Raise `ModelError` where a file of tensors is not the one that was saved in its folder."""
+    """Raise `ModelError` where a file of tensors is not the one that was saved in its folder, or is none."""
     note = file.with_name(CHECKSUMS)
     expected = read_json(note).get(file.name) if note.exists() else None
     if expected is not None and expected != file_checksum(file):
@@ -169,6 +170,11 @@ def _intact(file: Path) -> None:
             f"{file} is damaged: its checksum does not match; fetch it again, or delete {CHECKSUMS} beside it if you "
             "changed the weights yourself."
         )
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file} cannot be read as a file of tensors ({error}); fetch it again.") from error
 
 
 def _fitting(name: str, expression: Expression, module: nn.Module) -> None:

@@ -222,6 +222,15 @@ def test_weights_that_the_files_lack_are_not_drawn_at_random(end, spoilt, load):
             load(spoilt, "bert")  # the class without a head
 
 
+@pytest.mark.parametrize("cut", [4, 500], ids=["in its length", "in its header"])
+def test_a_file_that_holds_no_tensors_is_named_where_no_checksum_is(cut, spoilt, load):
+    file = spoilt / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:cut])
+    (spoilt / "checksums.json").unlink()
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read as a file of tensors"):
+        load(spoilt, KIND)
+
+
 def test_numbers_that_are_not_finite_are_refused_by_name(spoilt, load):
     file = spoilt / "model.safetensors"
     tensors = load_file(file)
