@@ -89,16 +89,13 @@ def test_every_structure_of_fewer_numbers(structure, chosen, load):
     assert {tuple(p.kind for p in e.modules() if isinstance(p, Expression)) for e in carried} == {PARTS[structure]}
 
 
-@pytest.mark.parametrize(
-    ("metric", "structure", "named"),
-    [("covariance", "low_rank", ("LowRank", "Covariance")), ("activation", "tensor_train", ("Tensor", "Activation"))],
-)
+@pytest.mark.parametrize(("metric", "structure"), [("covariance", "low_rank"), ("activation", "tensor_train")])
 def test_a_metric_that_no_solver_honours_for_a_structure_is_refused(
-    metric, structure, named, refused, model_folder, tiny, tmp_path
+    metric, structure, refused, model_folder, tiny, tmp_path
 ):
     words = ("--keep", 0.5, "--metric", metric, "--structures", structure, *tiny)
     said = refused("compress", model_folder("llama"), *words, "--out", tmp_path / "out", early=True)
-    assert all(name in said for name in named)
+    assert f"No solver fits {structure} in the metric {metric}; choose another metric: " in said
 
 
 def test_several_structures_at_once(chosen):
