@@ -262,9 +262,7 @@ def test_the_plan_inside_a_folder_can_be_carried_out_again(run, compressed, work
 
 
 @pytest.mark.parametrize(("better", "taken"), [(0.995, False), (0.9, True)])
-def test_a_form_is_in_a_plan_where_it_saves_more_than_prices_can_be_wrong(
-    model_folder, tiny_settings, work, better, taken
-):
+def test_a_form_is_in_a_plan_where_it_saves_more_than_a_hundredth(model_folder, tiny_settings, work, better, taken):
     forms = replace(tiny_settings, structures=("sparse", "low_rank"))
     offer = price_model(str(model_folder("llama")), forms, work=work).offer
 
