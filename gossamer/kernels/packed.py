@@ -30,17 +30,25 @@ def packed_product(
     return out.T.to(x.dtype).reshape(*x.shape[:-1], len(scales))
 
 
+@numba.njit(cache=True)
+def code_bits(low, high, left, right, mask):  # type: ignore[no-untyped-def]
+    """A code whose bits begin in the byte `low` and may end in `high`; `left`, `right` and `mask` are int32 too.
+
+    Types are spelled out, as whole numbers of 64 bits are what keeps a compiler from handling eight at once.
+    """
+    return ((np.int32(low) >> right) | (np.int32(high) << left)) & mask
+
+
 @numba.njit(fastmath=ANY_ORDER, cache=True)
 def _even(low, high, left, right, mask, scale, point, row):  # type: ignore[no-untyped-def]
-    # Types are spelled out, as whole numbers of 64 bits are what keeps a compiler from handling eight at once.
     for j in range(len(row)):
-        row[j] = (np.float32(((np.int32(low[j]) >> right) | (np.int32(high[j]) << left)) & mask) - point) * scale
+        row[j] = (np.float32(code_bits(low[j], high[j], left, right, mask)) - point) * scale
 
 
 @numba.njit(fastmath=ANY_ORDER, cache=True)
 def _looked_up(low, high, left, right, mask, scale, point, heights, row):  # type: ignore[no-untyped-def]
     for j in range(len(row)):
-        row[j] = (heights[((np.int32(low[j]) >> right) | (np.int32(high[j]) << left)) & mask] - point) * scale
+        row[j] = (heights[code_bits(low[j], high[j], left, right, mask)] - point) * scale
 
 
 @numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)

@@ -38,15 +38,16 @@ class Side:
     cost: Tensor
 
 
-def side(moment: Tensor, block: int = 1) -> Side:
+def side(moment: Tensor, block: int = 1, *, in_turn: bool = False) -> Side:
     """The side whose second moment (k × k) this is, for feedback between blocks of so many indices.
 
     The indices of the largest second moment come first, while there are others left to make good what they lose
-    (the act-order of GPTQ's code). A moment that is a diagonal (k) has nothing to pass on.
+    (the act-order of GPTQ's code), or all `in_turn`. A moment that is a diagonal (k) has nothing to pass on.
     """
+    as_they_are = torch.arange(len(moment), device=moment.device)
     if moment.dim() == 1:
-        return Side(torch.arange(len(moment), device=moment.device), None, moment)
-    order = moment.diagonal().argsort(descending=True, stable=True)
+        return Side(as_they_are, None, moment)
+    order = as_they_are if in_turn else moment.diagonal().argsort(descending=True, stable=True)
     root = safe_cholesky(moment[order][:, order].flip(0, 1)).flip(0, 1)
     passed, cost = torch.empty_like(root), torch.empty_like(moment.diagonal())
     for start in range(0, len(order), block):

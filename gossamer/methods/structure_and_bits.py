@@ -6,6 +6,6 @@ from gossamer.methods._base import Method
 class StructureAndBits(Method):
     """For budgets in bytes or bits, where what one weight becomes is traded against what another does."""
 
-    structures = ("normal_64", "normal_128", "normal_256", "corrected_64", "pivoted_low_rank")
+    structures = ("trellis_256", "normal_64", "normal_128", "normal_256", "corrected_64", "pivoted_low_rank")
     metric = "kronecker_fisher"
     allocator = "knapsack"

@@ -90,22 +90,21 @@ def quantized(
     return structure.express(codes, scales, points, bits)
 
 
-def sides(metric: KroneckerMetric) -> tuple[Side | None, Side | None]:
-    """The metric's inputs and outputs for feedback, worked out once for every metric."""
-    found = _SIDES.get(metric)
-    if found is None:
-        found = _SIDES[metric] = _sides(metric)
-    return found
+def sides(metric: KroneckerMetric, *, in_turn: bool = False) -> tuple[Side | None, Side | None]:
+    """The metric's inputs and outputs for feedback, worked out once for every metric.
+
+    In the order of falling second moments and for blocks of rows, or `in_turn`, one index after another.
+    """
+    kept = _SIDES.setdefault(metric, {})
+    if in_turn not in kept:
+        damping = DAMPING if metric.output is None else 0.0
+        inputs = None if metric.input is None else side(regularized(metric.input, damping), in_turn=in_turn)
+        outputs = None if metric.output is None else side(metric.output, 1 if in_turn else ROWS, in_turn=in_turn)
+        kept[in_turn] = inputs, outputs
+    return kept[in_turn]
 
 
-_SIDES: WeakKeyDictionary[KroneckerMetric, tuple[Side | None, Side | None]] = WeakKeyDictionary()
-
-
-def _sides(metric: KroneckerMetric) -> tuple[Side | None, Side | None]:
-    damping = DAMPING if metric.output is None else 0.0
-    inputs = None if metric.input is None else side(regularized(metric.input, damping))
-    outputs = None if metric.output is None else side(metric.output, ROWS)
-    return inputs, outputs
+_SIDES: WeakKeyDictionary[KroneckerMetric, dict[bool, tuple[Side | None, Side | None]]] = WeakKeyDictionary()
 
 
 def costs(one: Side | None, count: int, like: Tensor) -> Tensor:

@@ -45,17 +45,27 @@ class ShorterStructure(Structure):
         return found
 
 
-class QuantizedStructure(ShorterStructure):
-    """Codes for levels, at equal distances unless `levels` says otherwise: the size is b, the bits of a code; `group`
-    is how many entries of a row share a scale (None: all of them) and `zeros` whether they share a zero point of b
-    bits too."""
+class GroupedStructure(ShorterStructure):
+    """Codes of b bits, which is the size; `group` is how many entries of a row share a scale (None: all of them) and
+    `zeros` whether they share a zero point of b bits too."""
 
     group: ClassVar[int | None]
-    zeros: ClassVar[bool]
+    zeros: ClassVar[bool] = False
 
     def length(self, shape: Shape) -> int:
         """Entries that share a scale in a weight of this shape; the last of a row may be fewer."""
         return min(self.group or shape[1], shape[1])
+
+    def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
+        m, n = shape
+        groups = m * -(-n // self.length(shape))
+        points = groups if self.zeros else 0
+        stored = packed_bytes(m * n, size) + groups * SHORT + packed_bytes(points, size)
+        return Cost(params=m * n + groups + points, bytes=stored, macs=m * n)
+
+
+class QuantizedStructure(GroupedStructure):
+    """Codes that each stand for a level, at equal distances unless `levels` says otherwise."""
 
     def every(self, shape: Shape) -> list[int]:
         return list(DEPTHS)
@@ -68,13 +78,6 @@ class QuantizedStructure(ShorterStructure):
         """What the codes stand for."""
         return Levels(bits)
 
-    def cost(self, shape: Shape, size: int, itemsize: int) -> Cost:
-        m, n = shape
-        groups = m * -(-n // self.length(shape))
-        points = groups if self.zeros else 0
-        stored = packed_bytes(m * n, size) + groups * SHORT + packed_bytes(points, size)
-        return Cost(params=m * n + groups + points, bytes=stored, macs=m * n)
-
     def express(self, codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Expression:
         """Codes (m × n), scales (m × groups, exact in bfloat16), and zero points of the same shape where it has any."""
         m, n = codes.shape
@@ -83,8 +86,6 @@ class QuantizedStructure(ShorterStructure):
 
 class NormalStructure(QuantizedStructure):
     """Levels that are close where normal numbers are many, in one table a weight; one bit is worth having."""
-
-    zeros = False
 
     def every(self, shape: Shape) -> list[int]:
         return [1, *DEPTHS]

@@ -1,0 +1,101 @@
+"""Rounding to a trellis with error feedback on both sides of a weight.
+
+As in `linalg/feedback`, an entry's own rounding error is all that remains of it once it has heard of the errors above
+it and to its left. Entries on one diagonal i + j hear nothing from each other. So a diagonal is one string of codes,
+and Viterbi's algorithm finds the string that loses least on it, each entry's error at its own cost. Where a diagonal
+leaves the weight at the left another takes up its string at the right: they are n strings of m codes. QTIP (Tseng et
+al. 2024, arXiv 2406.11235) runs its strings through tiles of 16 × 16 without feedback inside a tile, in the metric of
+inputs.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gossamer.kernels.trellis import trellis_heights
+from gossamer.kernels.viterbi import BLOCK, rounded_diagonals, rounded_rows
+from gossamer.linalg.feedback import Side
+from gossamer.linalg.grid import spread
+
+COARSE = 6
+"""Bits of a state in the search for scales: as good a guide as ten, in a tenth of the time (lab/LOG.md)."""
+
+CANDIDATES = 8
+"""Scales that are tried for a group, between what holds all of it and what suits its mean square."""
+
+
+def trellis_scales(weight: Tensor, weights: Tensor, length: int, bits: int) -> Tensor:
+    """Scales (m × ⌈n / length⌉, exact in bfloat16) for the groups along the rows of a weight (m × n).
+
+    `weights` (n) are what the errors of a column count. Each group takes the candidate with which its entries lose
+    least when every row is a string of its own, without feedback. The scale of a group of zeros is zero.
+    """
+    groups = F.pad(weight, (0, -weight.shape[1] % length)).view(len(weight), -1, length)
+    typical = groups.square().mean(-1).sqrt()
+    widest = groups.abs().amax(-1) / float(trellis_heights(COARSE).max())
+    low, high = torch.minimum(widest, 0.9 * typical), torch.maximum(widest, 1.5 * typical)
+    best, scales = torch.full_like(low, torch.inf), torch.zeros_like(low)
+    for k in range(CANDIDATES):
+        share = k / (CANDIDATES - 1)
+        scale = (low.pow(1 - share) * high.pow(share)).bfloat16().to(low)
+        found = strung(weight, spread(scale, length, weight.shape[1]), weights.expand_as(weight), bits, COARSE)
+        lost = (weight - found).square() * weights
+        lost = F.pad(lost, (0, -weight.shape[1] % length)).view_as(groups).sum(-1)
+        scales = torch.where(lost < best, scale, scales)
+        best = torch.minimum(lost, best)
+    return scales
+
+
+def strung(weight: Tensor, scales: Tensor, costs: Tensor, bits: int, *memory: int) -> Tensor:
+    """Numbers (m × n) rounded without feedback, every row a string, with scales and costs of errors for all of them."""
+    heights = trellis_heights(*memory).float()
+    states = torch.empty(weight.shape, dtype=torch.int64)
+    w, s, c = (t.float().contiguous() for t in (weight, scales, costs))
+    rounded_rows(w, s, c, heights, bits, states)
+    return heights[states].to(scales) * scales
+
+
+def strung_across(weight: Tensor, scales: Tensor, costs: Tensor, bits: int) -> Tensor:
+    """As `strung`, but the strings run along diagonals that go round, as those of a whole weight do."""
+    m, n = weight.shape
+    rows = (torch.arange(m)[:, None] + torch.arange(n)) % m
+    w, s, c = (t.gather(0, rows) for t in (weight, scales, costs))
+    found = strung(w, s, c, bits)
+    return torch.empty_like(found).scatter_(0, rows, found)
+
+
+def rounded_on_trellis(weight: Tensor, scales: Tensor, bits: int, inputs: Side | None, outputs: Side | None) -> Tensor:
+    """Codes (m × n, uint8) for a weight with a scale for each of its entries (m × n).
+
+    The sides are in the weight's own order; None is one on which all indices count alike. The loop runs in float32.
+    """
+    m, n = weight.shape
+    own, grid = weight.float().contiguous(), scales.float().contiguous()
+    (down, above), (across, right) = _way(outputs, m), _way(inputs, n)
+    heard, errors, sums = torch.zeros_like(own), torch.zeros_like(own), own.new_zeros(n, m)
+    states, ends = torch.zeros(m, n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64)
+    fixed = own, grid, (down, across), (above, right), trellis_heights().float(), bits
+    first = 0
+    while first < m + n - 1:
+        last = min(first + BLOCK if first else 2 * BLOCK - 1, m + n - 1)
+        rounded_diagonals(first, last, *fixed, heard, sums, errors, states, ends)
+        _told((last + 1) // BLOCK - 2, above, right, heard, sums, errors)
+        first = last
+    return states.bitwise_and_(2**bits - 1).byte()
+
+
+def _way(one: Side | None, count: int) -> tuple[Tensor, Tensor]:
+    """(what each index's errors cost, at most one, what each hears from those before it)."""
+    cost = torch.ones(count) if one is None else (one.cost / one.cost.max().clamp_min(1e-300)).float()
+    return cost, torch.eye(count) if one is None or one.passed is None else one.passed.float().T.contiguous()
+
+
+def _told(diagonal: int, above: Tensor, right: Tensor, heard: Tensor, sums: Tensor, errors: Tensor) -> None:
+    """Add what the tiles of one diagonal, finished, have for later columns and rows."""
+    m, n = heard.shape
+    for i in range(max(0, diagonal - (n - 1) // BLOCK), min(diagonal, (m - 1) // BLOCK) + 1):
+        j = diagonal - i
+        rows, columns = slice(i * BLOCK, (i + 1) * BLOCK), slice(j * BLOCK, (j + 1) * BLOCK)
+        below, beyond = slice((i + 1) * BLOCK, m), slice((j + 1) * BLOCK, n)
+        sums[beyond, rows] += right[beyond, columns] @ errors[rows, columns].T
+        heard[below, columns] += above[below, rows] @ sums[columns, rows].T
