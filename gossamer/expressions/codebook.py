@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from gossamer.expressions._packing import packed, packed_bytes, sound, unpacked
 from gossamer.expressions._pinned import PINNED, Pinned
-from gossamer.kernels.few import few
+from gossamer.kernels.few import decodable, few
 
 
 class Codebook(Pinned):
@@ -41,6 +41,10 @@ class Codebook(Pinned):
 
     def dense(self) -> Tensor:
         m, n = self.shape
+        if decodable(self.like) and m % 8 == 0:
+            from gossamer.kernels.packed import packed_dense
+
+            return packed_dense(n, *self._parts())
         codes = unpacked(self.codes, m * n, self.bits).view(m, n)
         return self.levels.to(self.like.dtype).gather(1, codes.long())
 
@@ -48,9 +52,11 @@ class Codebook(Pinned):
         if few(x) and self.shape[0] % 8 == 0:
             from gossamer.kernels.packed import packed_product
 
-            ones = self.levels.new_ones(self.shape[0], 1)
-            return packed_product(x, self.codes, self.bits, ones, self.shape[1], 0.0, self.levels)
+            return packed_product(x, *self._parts())
         return F.linear(x, self.dense().to(x.dtype))
+
+    def _parts(self) -> tuple[Tensor, int, Tensor, int, float, Tensor]:
+        return self.codes, self.bits, self.levels.new_ones(self.shape[0], 1), self.shape[1], 0.0, self.levels
 
     def tree(self) -> dict[str, Any]:
         return {"kind": self.kind, "shape": list(self.shape), "bits": self.bits}

@@ -34,8 +34,8 @@ class Lookup(Quantized):
     def _points(self, rows: Tensor | None = None) -> float:
         return 0.0
 
-    def _product(self, x: Tensor, heights: Tensor | None = None) -> Tensor:
-        return super()._product(x, self.heights)
+    def _table(self) -> Tensor:
+        return self.heights
 
     def _heights(self, codes: Tensor) -> Tensor:
         return self.heights.to(self.like.dtype).index_select(0, codes.int().view(-1)).view(codes.shape)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from gossamer.expressions._packing import packed, packed_bytes, picked, sound, unpacked
 from gossamer.expressions._pinned import PINNED, Pinned
-from gossamer.kernels.few import few
+from gossamer.kernels.few import decodable, few
 
 
 class Quantized(Pinned):
@@ -50,6 +50,8 @@ class Quantized(Pinned):
 
     def dense(self) -> Tensor:
         m, n = self.shape
+        if decodable(self.like) and m % 8 == 0:
+            return self._decoded()
         codes = unpacked(self.codes, m * n, self.bits).view(m, n)
         return self._stands_for(codes, self.scales, self._points())
 
@@ -97,10 +99,20 @@ class Quantized(Pinned):
             return self._product(x)
         return F.linear(x, self.dense().to(x.dtype))
 
-    def _product(self, x: Tensor, heights: Tensor | None = None) -> Tensor:
+    def _table(self) -> Tensor | None:
+        """What codes stand for, where that is not their number."""
+        return None
+
+    def _product(self, x: Tensor) -> Tensor:
         from gossamer.kernels.packed import packed_product
 
-        return packed_product(x, self.codes, self.bits, self.scales, self.group, self._points(), heights)
+        return packed_product(x, self.codes, self.bits, self.scales, self.group, self._points(), self._table())
+
+    def _decoded(self) -> Tensor:
+        from gossamer.kernels.packed import packed_dense
+
+        parts = self.codes, self.bits, self.scales, self.group, self._points(), self._table()
+        return packed_dense(self.shape[1], *parts)
 
     def tree(self) -> dict[str, Any]:
         zeros = self.zeros is not None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.expressions._base import Expression
-from gossamer.kernels.few import few
+from gossamer.kernels.few import decodable, few
 
 
 class Sparse(Expression):
@@ -44,6 +44,10 @@ class Sparse(Expression):
         return cls.of(codes, torch.zeros_like(codes, dtype=torch.bool).scatter_(1, places, True))
 
     def dense(self) -> Tensor:
+        if decodable(self.values):
+            from gossamer.kernels.masked import masked_dense
+
+            return masked_dense(self.shape[1], self.values, self.mask)
         support = unpacked(self.mask, self.shape[1])
         return self.values.new_zeros(self.shape).masked_scatter(support, self.values)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from gossamer.expressions._base import Expression
 from gossamer.expressions._packing import packed
 from gossamer.expressions.quantized import Quantized
-from gossamer.kernels.trellis import trellis_heights, trellis_product, trellis_states
+from gossamer.kernels.trellis import trellis_dense, trellis_heights, trellis_product, trellis_states
 
 
 class Trellis(Quantized):
@@ -43,8 +43,11 @@ class Trellis(Quantized):
         heights = trellis_heights().to(codes.device, self.like.dtype)
         return heights.index_select(0, states.view(-1)).view(codes.shape)
 
-    def _product(self, x: Tensor, heights: Tensor | None = None) -> Tensor:
+    def _product(self, x: Tensor) -> Tensor:
         return trellis_product(x, self.codes, self.bits, self.scales, self.group)
+
+    def _decoded(self) -> Tensor:
+        return trellis_dense(self.shape[1], self.codes, self.bits, self.scales, self.group)
 
     def tree(self) -> dict[str, Any]:
         return {"kind": self.kind, "shape": list(self.shape), "bits": self.bits, "group": self.group}

@@ -1,22 +1,28 @@
-"""Whether vectors are few enough to be multiplied by a packed weight without making it dense."""
+"""When the kernels of this room are the way: to a product with a packed weight, and to the dense weight."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-FEW = 64
-"""Vectors. Beyond, a dense weight and PyTorch's product take less time (lab/LOG.md)."""
+FEW = 32
+"""Vectors that are multiplied without making a weight dense. Beyond, that and PyTorch's product take less time
+(lab/LOG.md)."""
 
 
 def few(x: Tensor) -> bool:
-    """Whether the kernels of this room are for x (…, n).
+    """Whether the kernels of this room are for products with x (…, n)."""
+    return 0 < x.numel() <= FEW * x.shape[-1] and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and _here(x)
 
-    Not for a compiler, which fuses the decoding by itself, nor where gradients are asked for.
-    """
+
+def decodable(like: Tensor) -> bool:
+    """Whether they are for making a weight dense that is to be as `like`."""
+    return like.dtype == torch.float32 and _here(like)
+
+
+def _here(like: Tensor) -> bool:
+    """Not for a compiler, which fuses the decoding by itself, nor where gradients are asked for."""
     return (
         not torch.compiler.is_compiling()
-        and 0 < x.numel() <= FEW * x.shape[-1]
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and like.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and type(x) is Tensor
+        and type(like) in (Tensor, nn.Parameter)
     )

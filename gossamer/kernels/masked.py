@@ -1,7 +1,9 @@
-"""Entries with their places in a bitmask, as in `gossamer.expressions.sparse`, times a few vectors."""
+"""Entries with their places in a bitmask, as in `gossamer.expressions.sparse`: their product with a few vectors, and
+their dense weight."""
 
 import numba
 import numpy as np
+import torch
 from torch import Tensor
 
 from gossamer.kernels._running import ANY_ORDER, dots, plain, threads
@@ -30,6 +32,14 @@ def masked_product(x: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     return out.T.to(x.dtype).reshape(*x.shape[:-1], len(mask))
 
 
+def masked_dense(columns: int, values: Tensor, mask: Tensor) -> Tensor:
+    """The weight W (m × n, float32) of `masked_product` itself."""
+    out = torch.empty(len(mask), columns)
+    with threads() as parts:
+        _dense(values.detach().float().numpy().view(np.int32), mask.numpy(), out.numpy(), parts)
+    return out
+
+
 @numba.njit(fastmath=ANY_ORDER, cache=True)
 def _spread(values, mask, row):  # type: ignore[no-untyped-def]
     """Entries put to their places in a row (8 ⌈n / 8⌉), zeros elsewhere; how many they are. All as bits of float32.
@@ -47,16 +57,40 @@ def _spread(values, mask, row):  # type: ignore[no-untyped-def]
     return at
 
 
+@numba.njit(fastmath=ANY_ORDER, cache=True)
+def _before(mask, row):  # type: ignore[no-untyped-def]
+    """How many entries the rows before this one have."""
+    at = 0
+    for byte in mask[:row].reshape(-1):
+        at += COUNT[byte]
+    return at
+
+
+@numba.njit(fastmath=ANY_ORDER, cache=True)
+def _row(values, mask, row):  # type: ignore[no-untyped-def]
+    """As `_spread`, for values that may end where the row does."""
+    if len(values) < len(row) + 8:
+        values = np.concatenate((values, np.zeros(8, np.int32)))
+    return _spread(values, mask, row)
+
+
 @numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)
 def _product(x, values, mask, out, parts):  # type: ignore[no-untyped-def]
     m, n = len(mask), 8 * mask.shape[1]
     for part in numba.prange(parts):
-        row, start, at = np.empty(n, np.int32), m * part // parts, 0
-        for byte in mask[:start].reshape(-1):
-            at += COUNT[byte]
+        row, start = np.empty(n, np.int32), m * part // parts
+        at = _before(mask, start)
         for i in range(start, m * (part + 1) // parts):
-            left = values[at:]
-            if len(left) < n + 8:
-                left = np.concatenate((left, np.zeros(8, np.int32)))
-            at += _spread(left, mask[i], row)
+            at += _row(values[at:], mask[i], row)
             dots(x, row.view(np.float32), out[i])
+
+
+@numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)
+def _dense(values, mask, out, parts):  # type: ignore[no-untyped-def]
+    m, n = len(mask), 8 * mask.shape[1]
+    for part in numba.prange(parts):
+        row, start = np.empty(n, np.int32), m * part // parts
+        at = _before(mask, start)
+        for i in range(start, m * (part + 1) // parts):
+            at += _row(values[at:], mask[i], row)
+            out[i] = row.view(np.float32)[: out.shape[1]]

@@ -1,7 +1,10 @@
-"""Codes of b bits, packed as in `gossamer.expressions`, times a few vectors."""
+"""Codes of b bits, packed as in `gossamer.expressions`: their product with a few vectors, and their dense weight."""
+
+from typing import Any
 
 import numba
 import numpy as np
+import torch
 from torch import Tensor
 
 from gossamer.kernels._running import ANY_ORDER, dots, plain, threads
@@ -23,11 +26,33 @@ def packed_product(
     """
     vectors = plain(x)
     out = vectors.new_empty(len(scales), len(vectors))
-    origins = plain(points) if isinstance(points, Tensor) else vectors.new_full((1, 1), points)
-    table = vectors.new_empty(0, 0) if heights is None else plain(heights)
+    fixed = _arrays(codes, scales, points, heights)
     with threads() as parts:
-        _product(*(t.numpy() for t in (vectors, codes, plain(scales), origins, table, out)), bits, group, parts)
+        _product(vectors.numpy(), *fixed, out.numpy(), bits, group, parts)
     return out.T.to(x.dtype).reshape(*x.shape[:-1], len(scales))
+
+
+def packed_dense(
+    columns: int,
+    codes: Tensor,
+    bits: int,
+    scales: Tensor,
+    group: int,
+    points: Tensor | float,
+    heights: Tensor | None = None,
+) -> Tensor:
+    """The weight W (m × n, float32) of `packed_product` itself."""
+    out = torch.empty(len(scales), columns)
+    with threads() as parts:
+        _dense(*_arrays(codes, scales, points, heights), out.numpy(), bits, group, parts)
+    return out
+
+
+def _arrays(codes: Tensor, scales: Tensor, points: Tensor | float, heights: Tensor | None) -> tuple[Any, ...]:
+    own = plain(scales)
+    origins = plain(points) if isinstance(points, Tensor) else own.new_full((1, 1), points)
+    table = own.new_empty(0, 0) if heights is None else plain(heights)
+    return tuple(t.numpy() for t in (codes, own, origins, table))
 
 
 @numba.njit(cache=True)
@@ -51,25 +76,40 @@ def _looked_up(low, high, left, right, mask, scale, point, heights, row):  # typ
         row[j] = (heights[code_bits(low[j], high[j], left, right, mask)] - point) * scale
 
 
+@numba.njit(fastmath=ANY_ORDER, cache=True)
+def _decoded(i, packed, scales, points, heights, bits, group, row):  # type: ignore[no-untyped-def]
+    """Row i of the weight, into `row` (n)."""
+    m, n = len(scales), len(row)
+    eighth, mask = m // 8, np.int32((1 << bits) - 1)
+    first, shift = divmod(i // eighth * bits, 8)
+    right, left = np.int32(shift), np.int32(8 - shift)
+    low = (first * eighth + i % eighth) * n
+    # Where no bits are in a second byte, those that the first one would give again are masked.
+    high = low + eighth * n if shift + bits > 8 else low
+    for k in range(scales.shape[1]):
+        start, stop = k * group, min(k * group + group, n)
+        below, above = packed[low + start : low + stop], packed[high + start : high + stop]
+        point = points[i, k] if points.size > 1 else points[0, 0]
+        if heights.size:
+            table = heights[i if len(heights) > 1 else 0]
+            _looked_up(below, above, left, right, mask, scales[i, k], point, table, row[start:stop])
+        else:
+            _even(below, above, left, right, mask, scales[i, k], point, row[start:stop])
+
+
 @numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)
 def _product(x, packed, scales, points, heights, out, bits, group, parts):  # type: ignore[no-untyped-def]
-    m, n = len(scales), x.shape[1]
-    eighth, mask = m // 8, np.int32((1 << bits) - 1)
+    m = len(scales)
     for part in numba.prange(parts):
-        row = np.empty(n, np.float32)
+        row = np.empty(x.shape[1], np.float32)
         for i in range(m * part // parts, m * (part + 1) // parts):
-            first, shift = divmod(i // eighth * bits, 8)
-            right, left = np.int32(shift), np.int32(8 - shift)
-            low = (first * eighth + i % eighth) * n
-            # Where no bits are in a second byte, those that the first one would give again are masked.
-            high = low + eighth * n if shift + bits > 8 else low
-            for k in range(scales.shape[1]):
-                start, stop = k * group, min(k * group + group, n)
-                below, above = packed[low + start : low + stop], packed[high + start : high + stop]
-                point = points[i, k] if points.size > 1 else points[0, 0]
-                if heights.size:
-                    table = heights[i if len(heights) > 1 else 0]
-                    _looked_up(below, above, left, right, mask, scales[i, k], point, table, row[start:stop])
-                else:
-                    _even(below, above, left, right, mask, scales[i, k], point, row[start:stop])
+            _decoded(i, packed, scales, points, heights, bits, group, row)
             dots(x, row, out[i])
+
+
+@numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)
+def _dense(packed, scales, points, heights, out, bits, group, parts):  # type: ignore[no-untyped-def]
+    m = len(scales)
+    for part in numba.prange(parts):
+        for i in range(m * part // parts, m * (part + 1) // parts):
+            _decoded(i, packed, scales, points, heights, bits, group, out[i])

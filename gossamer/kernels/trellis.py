@@ -48,11 +48,21 @@ def trellis_product(x: Tensor, codes: Tensor, bits: int, scales: Tensor, group: 
 
     `codes` packed (uint8, m a multiple of 8), scales s (m × ⌈n / g⌉).
     """
-    vectors, heights = plain(x), trellis_heights().float()
+    vectors = plain(x)
     out = vectors.new_empty(len(scales), len(vectors))
+    fixed = codes.numpy(), plain(scales).numpy(), trellis_heights().float().numpy()
     with threads() as parts:
-        _product(*(t.numpy() for t in (vectors, codes, plain(scales), heights, out)), bits, group, parts)
+        _product(vectors.numpy(), *fixed, out.numpy(), bits, group, parts)
     return out.T.to(x.dtype).reshape(*x.shape[:-1], len(scales))
+
+
+def trellis_dense(columns: int, codes: Tensor, bits: int, scales: Tensor, group: int) -> Tensor:
+    """The weight W (m × n, float32) of `trellis_product` itself."""
+    out = torch.empty(len(scales), columns)
+    fixed = codes.numpy(), plain(scales).numpy(), trellis_heights().float().numpy()
+    with threads() as parts:
+        _dense(*fixed, out.numpy(), bits, group, parts)
+    return out
 
 
 @numba.njit(cache=True)
@@ -60,29 +70,47 @@ def _appended(states, low, high, left, right, mask, bits, longest):  # type: ign
     """The states of one row become those of the next, whose codes the bytes `low` and `high` hold."""
     n = len(states)
     first = states[0]
-    for j in range(n):
-        before = states[j + 1] if j + 1 < n else first
-        states[j] = ((before << bits) | code_bits(low[j], high[j], left, right, mask)) & longest
+    for j in range(n - 1):
+        states[j] = ((states[j + 1] << bits) | code_bits(low[j], high[j], left, right, mask)) & longest
+    states[n - 1] = ((first << bits) | code_bits(low[n - 1], high[n - 1], left, right, mask)) & longest
+
+
+@numba.njit(fastmath=ANY_ORDER, cache=True)
+def _decoded(i, packed, scales, heights, bits, group, states, row):  # type: ignore[no-untyped-def]
+    """Row i of the weight, into `row`; `states` (n, int32) of the row before become its own."""
+    m, n = len(scales), len(row)
+    eighth = m // 8
+    first, shift = divmod(i // eighth * bits, 8)
+    low = (first * eighth + i % eighth) * n
+    # Where no bits are in a second byte, those that the first one would give again are masked.
+    high = low + eighth * n if shift + bits > 8 else low
+    left, right, by = np.int32(8 - shift), np.int32(shift), np.int32(bits)
+    mask, longest = np.int32((1 << bits) - 1), np.int32(len(heights) - 1)
+    _appended(states, packed[low : low + n], packed[high : high + n], left, right, mask, by, longest)
+    for k in range(scales.shape[1]):
+        scale = scales[i, k]
+        mine, out = states[k * group : k * group + group], row[k * group : k * group + group]
+        for j in range(len(mine)):
+            out[j] = heights[mine[j]] * scale
 
 
 @numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)
 def _product(x, packed, scales, heights, out, bits, group, parts):  # type: ignore[no-untyped-def]
     m, n = len(scales), x.shape[1]
-    eighth, mask, longest = m // 8, np.int32((1 << bits) - 1), np.int32(len(heights) - 1)
     for part in numba.prange(parts):
         row, states, start = np.empty(n, np.float32), np.zeros(n, np.int32), m * part // parts
         for i in range(max(0, start - MEMORY), m * (part + 1) // parts):
-            first, shift = divmod(i // eighth * bits, 8)
-            low = (first * eighth + i % eighth) * n
-            high = low + eighth * n if shift + bits > 8 else low
-            left, right = np.int32(8 - shift), np.int32(shift)
-            _appended(
-                states, packed[low : low + n], packed[high : high + n], left, right, mask, np.int32(bits), longest
-            )
-            if i < start:
-                continue
-            for k in range(scales.shape[1]):
-                scale = scales[i, k]
-                for j in range(k * group, min(k * group + group, n)):
-                    row[j] = heights[states[j]] * scale
-            dots(x, row, out[i])
+            _decoded(i, packed, scales, heights, bits, group, states, row)
+            if i >= start:
+                dots(x, row, out[i])
+
+
+@numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)
+def _dense(packed, scales, heights, out, bits, group, parts):  # type: ignore[no-untyped-def]
+    m, n = out.shape
+    for part in numba.prange(parts):
+        row, states, start = np.empty(n, np.float32), np.zeros(n, np.int32), m * part // parts
+        for i in range(max(0, start - MEMORY), m * (part + 1) // parts):
+            _decoded(i, packed, scales, heights, bits, group, states, row)
+            if i >= start:
+                out[i] = row

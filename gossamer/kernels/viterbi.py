@@ -26,7 +26,7 @@ def rounded_diagonals(
     passed: tuple[Tensor, Tensor],
     heights: Tensor,
     bits: int,
-    heard: Tensor,
+    far: tuple[Tensor, Tensor],
     sums: Tensor,
     errors: Tensor,
     states: Tensor,
@@ -36,11 +36,11 @@ def rounded_diagonals(
 
     `scales` is (m × n), `costs` those of a row's and a column's errors, `heights` (2ᴸ) what the states stand for, and
     `passed` what each row passes on to later ones and each column to later ones, with those that hear first: (m × m)
-    and (n × n). `heard` (m × n) and `sums` (n × m) hold what came from finished tiles, from above and from the left;
-    `sums` becomes all that an entry's row has to pass down. `errors` (m × n) and `ends` (n), the states that strings
-    have come to, are written too. All but states and ends (int64) are float32.
+    and (n × n). `far` holds what came from finished tiles, from above and from the left (m × n each). Written are
+    `sums` (n × m), all that an entry's row has to pass down, `errors` (m × n) and `ends` (n), the states that strings
+    have come to. All but states and ends (int64) are float32.
     """
-    arrays = (weight, scales, *costs, *passed, heights, heard, sums, errors, states, ends)
+    arrays = (weight, scales, *costs, *passed, heights, *far, sums, errors, states, ends)
     with threads():
         _diagonals(first, last, *(t.numpy() for t in arrays), bits)
 
@@ -52,6 +52,35 @@ def rounded_rows(weight: Tensor, scales: Tensor, costs: Tensor, heights: Tensor,
     """
     with threads():
         _rows(*(t.numpy() for t in (weight, scales, costs, heights, states)), bits)
+
+
+@numba.njit(fastmath=ANY_ORDER, cache=True)
+def _many(target, scale, cost, heights, best, least, choices, here):  # type: ignore[no-untyped-def]
+    """What it costs to be `here` (2ᴸ): the `best` way to the state before, less the `least` of these, and the miss."""
+    for r in range(len(best)):
+        so_far = best[r] - least
+        after, height = here[r * choices : (r + 1) * choices], heights[r * choices : (r + 1) * choices]
+        for q in range(choices):
+            missed = target - scale * height[q]
+            after[q] = so_far + cost * missed * missed
+
+
+@numba.njit(fastmath=ANY_ORDER, cache=True)
+def _few(target, scale, cost, heights, best, least, choices, here):  # type: ignore[no-untyped-def]
+    """As `_many`, for two or four choices: spelled out, since then eight states are handled at once."""
+    for r in range(len(best)):
+        so_far = best[r] - least
+        if choices == 2:
+            here[2 * r] = so_far
+            here[2 * r + 1] = so_far
+        else:
+            here[4 * r] = so_far
+            here[4 * r + 1] = so_far
+            here[4 * r + 2] = so_far
+            here[4 * r + 3] = so_far
+    for s in range(len(here)):
+        missed = target - scale * heights[s]
+        here[s] += cost * missed * missed
 
 
 @numba.njit(fastmath=ANY_ORDER, cache=True)
@@ -79,13 +108,10 @@ def _cheapest(targets, scales, costs, heights, bits, state, ways, states, here, 
         least = best[0]
         for r in range(rest):
             least = min(least, best[r])
-        target, scale, cost = targets[t], scales[t], costs[t]
-        for r in range(rest):
-            so_far = best[r] - least
-            after, height = here[r * choices : (r + 1) * choices], heights[r * choices : (r + 1) * choices]
-            for q in range(choices):
-                missed = target - scale * height[q]
-                after[q] = so_far + cost * missed * missed
+        if choices > 4:
+            _many(targets[t], scales[t], costs[t], heights, best, least, choices, here)
+        else:
+            _few(targets[t], scales[t], costs[t], heights, best, least, choices, here)
     at = 0
     for s in range(count):
         if here[s] < here[at]:
@@ -115,7 +141,7 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
 
 @numba.njit(fastmath=ANY_ORDER, cache=True)
 def _diagonals(  # type: ignore[no-untyped-def]
-    first, last, weight, scales, down, across, above, right, heights, heard, sums, errors, states, ends, bits
+    first, last, weight, scales, down, across, above, right, heights, far_up, far_left, sums, errors, states, ends, bits
 ):
     m, n = weight.shape
     most, rest = min(m, n), len(heights) >> bits
@@ -130,8 +156,8 @@ def _diagonals(  # type: ignore[no-untyped-def]
         for t in range(count):
             i, j = top + t, d - top - t
             left, up = max(0, (done - i // BLOCK) * BLOCK), max(0, (done - j // BLOCK) * BLOCK)
-            sums[j, i] += _dot(errors[i, left:j], right[j, left:j])
-            targets[t] = weight[i, j] + heard[i, j] + sums[j, i] + _dot(sums[j, up:i], above[i, up:i])
+            sums[j, i] = far_left[i, j] + _dot(errors[i, left:j], right[j, left:j])
+            targets[t] = weight[i, j] + sums[j, i] + far_up[i, j] + _dot(sums[j, up:i], above[i, up:i])
             grid[t], costs[t] = scales[i, j], down[i] * across[j]
         _cheapest(targets[:count], grid[:count], costs[:count], heights, bits, ends[d % n], ways, found, here, best)
         ends[d % n] = found[count - 1]

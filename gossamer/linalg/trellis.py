@@ -72,14 +72,14 @@ def rounded_on_trellis(weight: Tensor, scales: Tensor, bits: int, inputs: Side |
     m, n = weight.shape
     own, grid = weight.float().contiguous(), scales.float().contiguous()
     (down, above), (across, right) = _way(outputs, m), _way(inputs, n)
-    heard, errors, sums = torch.zeros_like(own), torch.zeros_like(own), own.new_zeros(n, m)
+    far, errors, sums = (torch.zeros_like(own), torch.zeros_like(own)), torch.zeros_like(own), own.new_zeros(n, m)
     states, ends = torch.zeros(m, n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64)
     fixed = own, grid, (down, across), (above, right), trellis_heights().float(), bits
     first = 0
     while first < m + n - 1:
         last = min(first + BLOCK if first else 2 * BLOCK - 1, m + n - 1)
-        rounded_diagonals(first, last, *fixed, heard, sums, errors, states, ends)
-        _told((last + 1) // BLOCK - 2, above, right, heard, sums, errors)
+        rounded_diagonals(first, last, *fixed, far, sums, errors, states, ends)
+        _told((last + 1) // BLOCK - 2, above, right, far, sums, errors)
         first = last
     return states.bitwise_and_(2**bits - 1).byte()
 
@@ -90,12 +90,14 @@ def _way(one: Side | None, count: int) -> tuple[Tensor, Tensor]:
     return cost, torch.eye(count) if one is None or one.passed is None else one.passed.float().T.contiguous()
 
 
-def _told(diagonal: int, above: Tensor, right: Tensor, heard: Tensor, sums: Tensor, errors: Tensor) -> None:
-    """Add what the tiles of one diagonal, finished, have for later columns and rows."""
-    m, n = heard.shape
+def _told(
+    diagonal: int, above: Tensor, right: Tensor, far: tuple[Tensor, Tensor], sums: Tensor, errors: Tensor
+) -> None:
+    """Add what the tiles of one diagonal, finished, have for later rows and columns."""
+    m, n = errors.shape
     for i in range(max(0, diagonal - (n - 1) // BLOCK), min(diagonal, (m - 1) // BLOCK) + 1):
         j = diagonal - i
         rows, columns = slice(i * BLOCK, (i + 1) * BLOCK), slice(j * BLOCK, (j + 1) * BLOCK)
         below, beyond = slice((i + 1) * BLOCK, m), slice((j + 1) * BLOCK, n)
-        sums[beyond, rows] += right[beyond, columns] @ errors[rows, columns].T
-        heard[below, columns] += above[below, rows] @ sums[columns, rows].T
+        far[0][below, columns] += above[below, rows] @ sums[columns, rows].T
+        far[1][rows, beyond] += errors[rows, columns] @ right[beyond, columns].T

@@ -16,6 +16,7 @@ from gossamer.expressions.codebook import Codebook
 from gossamer.expressions.lookup import Lookup
 from gossamer.expressions.quantized import Quantized
 from gossamer.expressions.sparse import Sparse
+from gossamer.expressions.trellis import Trellis
 from gossamer.kernels.few import FEW
 
 
@@ -37,6 +38,7 @@ FORMS = {
     "lookup": lambda bits, m, n, group: Lookup.at(
         codes(bits, m, n), scales(m, n, group), normal(2, 2**bits).float(), group=group
     ),
+    "trellis": lambda bits, m, n, group: Trellis.along(codes(bits, m, n), scales(m, n, group), bits=bits, group=group),
     "codebook": lambda bits, m, n, group: Codebook.of(codes(bits, m, n), normal(2, m, 2**bits).float(), bits),
     "sparse": lambda bits, m, n, group: masked(m, n, bits / 9),
 }
@@ -71,6 +73,16 @@ def agree(expression, x):
 )
 def test_it_is_the_product_with_the_dense_weight(form, bits, eighth, n, group, t):
     agree(FORMS[form](bits, 8 * eighth, n, min(group, n)), normal(t, t, n).float())
+
+
+@each_form
+@settings(deadline=None, max_examples=30)
+@given(bits=st.integers(1, 8), m=st.integers(1, 40), n=st.integers(1, 70), group=st.integers(1, 70))
+def test_the_dense_weight_is_the_same_to_the_bit_with_gradients_and_without(form, bits, m, n, group):
+    expression = FORMS[form](bits, m, n, min(group, n))
+    with torch.no_grad():
+        found = expression.dense()
+    assert torch.equal(found, expression.dense())
 
 
 @each_form
