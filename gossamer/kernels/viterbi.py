@@ -36,9 +36,9 @@ def rounded_diagonals(
 
     `scales` is (m × n), `costs` those of a row's and a column's errors, `heights` (2ᴸ) what the states stand for, and
     `passed` what each row passes on to later ones and each column to later ones, with those that hear first: (m × m)
-    and (n × n). `far` holds what came from finished tiles, from above and from the left (m × n each). Written are
-    `sums` (n × m), all that an entry's row has to pass down, `errors` (m × n) and `ends` (n), the states that strings
-    have come to. All but states and ends (int64) are float32.
+    and (n × n), or empty where nothing is passed on. `far` holds what came from finished tiles, from above and from
+    the left (m × n each). Written are `sums` (n × m), all that an entry's row has to pass down, `errors` (m × n) and
+    `ends` (n), the states that strings have come to. Those are int64, states int16, all else float32.
     """
     arrays = (weight, scales, *costs, *passed, heights, *far, sums, errors, states, ends)
     with threads():
@@ -48,7 +48,7 @@ def rounded_diagonals(
 def rounded_rows(weight: Tensor, scales: Tensor, costs: Tensor, heights: Tensor, bits: int, states: Tensor) -> None:
     """Give each row of a weight (m × n) its `states` (m × n), as a string of its own and without feedback.
 
-    `scales` and `costs` are (m × n); otherwise as in `rounded_diagonals`.
+    `scales` and `costs` are (m × n), states int16; otherwise as in `rounded_diagonals`.
     """
     with threads():
         _rows(*(t.numpy() for t in (weight, scales, costs, heights, states)), bits)
@@ -156,8 +156,13 @@ def _diagonals(  # type: ignore[no-untyped-def]
         for t in range(count):
             i, j = top + t, d - top - t
             left, up = max(0, (done - i // BLOCK) * BLOCK), max(0, (done - j // BLOCK) * BLOCK)
-            sums[j, i] = far_left[i, j] + _dot(errors[i, left:j], right[j, left:j])
-            targets[t] = weight[i, j] + sums[j, i] + far_up[i, j] + _dot(sums[j, up:i], above[i, up:i])
+            from_left, from_above = far_left[i, j], far_up[i, j]
+            if right.size:
+                from_left += _dot(errors[i, left:j], right[j, left:j])
+            if above.size:
+                from_above += _dot(sums[j, up:i], above[i, up:i])
+            sums[j, i] = from_left
+            targets[t] = weight[i, j] + from_left + from_above
             grid[t], costs[t] = scales[i, j], down[i] * across[j]
         _cheapest(targets[:count], grid[:count], costs[:count], heights, bits, ends[d % n], ways, found, here, best)
         ends[d % n] = found[count - 1]

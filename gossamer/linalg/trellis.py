@@ -24,12 +24,20 @@ CANDIDATES = 8
 """Scales that are tried for a group, between what holds all of it and what suits its mean square."""
 
 
+ROWS = 4096
+"""Rows for which scales are searched at once: a vocabulary has more, and every candidate takes room."""
+
+
 def trellis_scales(weight: Tensor, weights: Tensor, length: int, bits: int) -> Tensor:
     """Scales (m × ⌈n / length⌉, exact in bfloat16) for the groups along the rows of a weight (m × n).
 
     `weights` (n) are what the errors of a column count. Each group takes the candidate with which its entries lose
     least when every row is a string of its own, without feedback. The scale of a group of zeros is zero.
     """
+    return torch.cat([_scales(rows, weights, length, bits) for rows in weight.split(ROWS)])
+
+
+def _scales(weight: Tensor, weights: Tensor, length: int, bits: int) -> Tensor:
     groups = F.pad(weight, (0, -weight.shape[1] % length)).view(len(weight), -1, length)
     typical = groups.square().mean(-1).sqrt()
     widest = groups.abs().amax(-1) / float(trellis_heights(COARSE).max())
@@ -49,10 +57,11 @@ def trellis_scales(weight: Tensor, weights: Tensor, length: int, bits: int) -> T
 def strung(weight: Tensor, scales: Tensor, costs: Tensor, bits: int, *memory: int) -> Tensor:
     """Numbers (m × n) rounded without feedback, every row a string, with scales and costs of errors for all of them."""
     heights = trellis_heights(*memory).float()
-    states = torch.empty(weight.shape, dtype=torch.int64)
-    w, s, c = (t.float().contiguous() for t in (weight, scales, costs))
+    states = torch.empty(weight.shape, dtype=torch.int16)
+    unit = _unit(weight)
+    w, s, c = (t.float().contiguous() for t in (weight / unit, scales / unit, costs / costs.max().clamp_min(1e-300)))
     rounded_rows(w, s, c, heights, bits, states)
-    return heights[states].to(scales) * scales
+    return heights[states.int()].to(scales) * scales
 
 
 def strung_across(weight: Tensor, scales: Tensor, costs: Tensor, bits: int) -> Tensor:
@@ -70,10 +79,11 @@ def rounded_on_trellis(weight: Tensor, scales: Tensor, bits: int, inputs: Side |
     The sides are in the weight's own order; None is one on which all indices count alike. The loop runs in float32.
     """
     m, n = weight.shape
-    own, grid = weight.float().contiguous(), scales.float().contiguous()
+    unit = _unit(weight)
+    own, grid = ((t / unit).float().contiguous() for t in (weight, scales))
     (down, above), (across, right) = _way(outputs, m), _way(inputs, n)
     far, errors, sums = (torch.zeros_like(own), torch.zeros_like(own)), torch.zeros_like(own), own.new_zeros(n, m)
-    states, ends = torch.zeros(m, n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64)
+    states, ends = torch.zeros(m, n, dtype=torch.int16), torch.zeros(n, dtype=torch.int64)
     fixed = own, grid, (down, across), (above, right), trellis_heights().float(), bits
     first = 0
     while first < m + n - 1:
@@ -84,10 +94,17 @@ def rounded_on_trellis(weight: Tensor, scales: Tensor, bits: int, inputs: Side |
     return states.bitwise_and_(2**bits - 1).byte()
 
 
+def _unit(weight: Tensor) -> Tensor:
+    """The weight's size as a power of two, divided by which its squares are numbers in float32."""
+    unit: Tensor = weight.abs().max().clamp_min(1e-300).log2().round().exp2()
+    return unit
+
+
 def _way(one: Side | None, count: int) -> tuple[Tensor, Tensor]:
-    """(what each index's errors cost, at most one, what each hears from those before it)."""
+    """(what each index's errors cost, at most one; what each hears from those before it, nothing if empty)."""
     cost = torch.ones(count) if one is None else (one.cost / one.cost.max().clamp_min(1e-300)).float()
-    return cost, torch.eye(count) if one is None or one.passed is None else one.passed.float().T.contiguous()
+    passed = None if one is None else one.passed
+    return cost, torch.empty(0, 0) if passed is None else passed.float().T.contiguous()
 
 
 def _told(
@@ -99,5 +116,7 @@ def _told(
         j = diagonal - i
         rows, columns = slice(i * BLOCK, (i + 1) * BLOCK), slice(j * BLOCK, (j + 1) * BLOCK)
         below, beyond = slice((i + 1) * BLOCK, m), slice((j + 1) * BLOCK, n)
-        far[0][below, columns] += above[below, rows] @ sums[columns, rows].T
-        far[1][rows, beyond] += errors[rows, columns] @ right[beyond, columns].T
+        if len(above):
+            far[0][below, columns] += above[below, rows] @ sums[columns, rows].T
+        if len(right):
+            far[1][rows, beyond] += errors[rows, columns] @ right[beyond, columns].T

@@ -56,8 +56,6 @@ class TrellisRounding(Solver):
         inputs, outputs = sides(metric, in_turn=True)
         m, n = weight.shape
         length, columns = structure.length((m, n)), costs(inputs, n, weight)
-        # A power of two, so that squares are numbers in float32 and scales stay what they are.
-        unit = weight.abs().max().clamp_min(1e-300).log2().round().exp2()
-        scales = trellis_scales(weight / unit, columns, length, size)
-        codes = rounded_on_trellis(weight / unit, spread(scales, length, n), size, inputs, outputs)
-        return structure.express(codes, scales * unit, size)
+        scales = trellis_scales(weight, columns, length, size)
+        codes = rounded_on_trellis(weight, spread(scales, length, n), size, inputs, outputs)
+        return structure.express(codes, scales, size)
