@@ -44,7 +44,7 @@ class Codebook(Pinned):
         if decodable(self.like) and m % 8 == 0:
             from gossamer.kernels.packed import packed_dense
 
-            return packed_dense(n, *self._parts())
+            return packed_dense(n, *self._parts()).to(self.like.dtype)
         codes = unpacked(self.codes, m * n, self.bits).view(m, n)
         return self.levels.to(self.like.dtype).gather(1, codes.long())
 

@@ -51,7 +51,7 @@ class Quantized(Pinned):
     def dense(self) -> Tensor:
         m, n = self.shape
         if decodable(self.like) and m % 8 == 0:
-            return self._decoded()
+            return self._decoded().to(self.like.dtype)
         codes = unpacked(self.codes, m * n, self.bits).view(m, n)
         return self._stands_for(codes, self.scales, self._points())
 

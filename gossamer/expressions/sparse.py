@@ -47,7 +47,7 @@ class Sparse(Expression):
         if decodable(self.values):
             from gossamer.kernels.masked import masked_dense
 
-            return masked_dense(self.shape[1], self.values, self.mask)
+            return masked_dense(self.shape[1], self.values, self.mask).to(self.values.dtype)
         support = unpacked(self.mask, self.shape[1])
         return self.values.new_zeros(self.shape).masked_scatter(support, self.values)
 

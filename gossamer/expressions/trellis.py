@@ -7,7 +7,7 @@ from torch import Tensor
 from gossamer.expressions._base import Expression
 from gossamer.expressions._packing import packed
 from gossamer.expressions.quantized import Quantized
-from gossamer.kernels.trellis import trellis_dense, trellis_heights, trellis_product, trellis_states
+from gossamer.kernels.trellis import HEIGHTS, trellis_states
 
 
 class Trellis(Quantized):
@@ -40,13 +40,17 @@ class Trellis(Quantized):
 
     def _heights(self, codes: Tensor) -> Tensor:
         states = trellis_states(codes, self.bits)
-        heights = trellis_heights().to(codes.device, self.like.dtype)
+        heights = HEIGHTS.to(codes.device, self.like.dtype)
         return heights.index_select(0, states.view(-1)).view(codes.shape)
 
     def _product(self, x: Tensor) -> Tensor:
+        from gossamer.kernels.strings import trellis_product
+
         return trellis_product(x, self.codes, self.bits, self.scales, self.group)
 
     def _decoded(self) -> Tensor:
+        from gossamer.kernels.strings import trellis_dense
+
         return trellis_dense(self.shape[1], self.codes, self.bits, self.scales, self.group)
 
     def tree(self) -> dict[str, Any]:

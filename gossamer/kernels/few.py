@@ -10,19 +10,18 @@ FEW = 32
 
 def few(x: Tensor) -> bool:
     """Whether the kernels of this room are for products with x (…, n)."""
-    return 0 < x.numel() <= FEW * x.shape[-1] and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and _here(x)
+    return 0 < x.numel() <= FEW * x.shape[-1] and decodable(x)
 
 
 def decodable(like: Tensor) -> bool:
-    """Whether they are for making a weight dense that is to be as `like`."""
-    return like.dtype == torch.float32 and _here(like)
+    """Whether they are for making a weight dense that is to be as `like`.
 
-
-def _here(like: Tensor) -> bool:
-    """Not for a compiler, which fuses the decoding by itself, nor where gradients are asked for."""
+    Not for a compiler, which fuses the decoding by itself, nor where gradients are asked for.
+    """
     return (
         not torch.compiler.is_compiling()
         and like.device.type == "cpu"
+        and like.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and not torch.is_grad_enabled()
         and type(like) in (Tensor, nn.Parameter)
     )

@@ -3,7 +3,6 @@ their dense weight."""
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
 from gossamer.kernels._running import ANY_ORDER, dots, plain, threads
@@ -28,15 +27,16 @@ def masked_product(x: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     vectors = plain(x)
     out = vectors.new_empty(len(mask), len(vectors))
     with threads() as parts:
-        _product(vectors.numpy(), values.detach().float().numpy().view(np.int32), mask.numpy(), out.numpy(), parts)
+        _product(vectors.numpy(), plain(values)[0].numpy().view(np.int32), mask.numpy(), out.numpy(), parts)
     return out.T.to(x.dtype).reshape(*x.shape[:-1], len(mask))
 
 
 def masked_dense(columns: int, values: Tensor, mask: Tensor) -> Tensor:
     """The weight W (m × n, float32) of `masked_product` itself."""
-    out = torch.empty(len(mask), columns)
+    own = plain(values)[0]
+    out = own.new_empty(len(mask), columns)
     with threads() as parts:
-        _dense(values.detach().float().numpy().view(np.int32), mask.numpy(), out.numpy(), parts)
+        _dense(own.numpy().view(np.int32), mask.numpy(), out.numpy(), parts)
     return out
 
 
@@ -68,9 +68,9 @@ def _before(mask, row):  # type: ignore[no-untyped-def]
 
 @numba.njit(fastmath=ANY_ORDER, cache=True)
 def _row(values, mask, row):  # type: ignore[no-untyped-def]
-    """As `_spread`, for values that may end where the row does."""
+    """As `_spread`, for values that may end where the row does, or before: then zeros are read."""
     if len(values) < len(row) + 8:
-        values = np.concatenate((values, np.zeros(8, np.int32)))
+        values = np.concatenate((values, np.zeros(len(row) + 8, np.int32)))
     return _spread(values, mask, row)
 
 

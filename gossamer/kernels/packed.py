@@ -4,7 +4,6 @@ from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
 from gossamer.kernels._running import ANY_ORDER, dots, plain, threads
@@ -42,7 +41,7 @@ def packed_dense(
     heights: Tensor | None = None,
 ) -> Tensor:
     """The weight W (m × n, float32) of `packed_product` itself."""
-    out = torch.empty(len(scales), columns)
+    out = plain(scales).new_empty(len(scales), columns)
     with threads() as parts:
         _dense(*_arrays(codes, scales, points, heights), out.numpy(), bits, group, parts)
     return out
@@ -53,6 +52,16 @@ def _arrays(codes: Tensor, scales: Tensor, points: Tensor | float, heights: Tens
     origins = plain(points) if isinstance(points, Tensor) else own.new_full((1, 1), points)
     table = own.new_empty(0, 0) if heights is None else plain(heights)
     return tuple(t.numpy() for t in (codes, own, origins, table))
+
+
+@numba.njit(cache=True)
+def code_place(i, m, n, bits):  # type: ignore[no-untyped-def]
+    """Where the codes of row i (m × n) are: their first bytes, the bytes they may end in, shifts and mask for both."""
+    eighth, first, shift = m // 8, i // (m // 8) * bits // 8, i // (m // 8) * bits % 8
+    low = (first * eighth + i % eighth) * n
+    # Where no bits are in a second byte, those that the first one would give again are masked.
+    high = low + eighth * n if shift + bits > 8 else low
+    return low, high, np.int32(8 - shift), np.int32(shift), np.int32((1 << bits) - 1)
 
 
 @numba.njit(cache=True)
@@ -79,13 +88,8 @@ def _looked_up(low, high, left, right, mask, scale, point, heights, row):  # typ
 @numba.njit(fastmath=ANY_ORDER, cache=True)
 def _decoded(i, packed, scales, points, heights, bits, group, row):  # type: ignore[no-untyped-def]
     """Row i of the weight, into `row` (n)."""
-    m, n = len(scales), len(row)
-    eighth, mask = m // 8, np.int32((1 << bits) - 1)
-    first, shift = divmod(i // eighth * bits, 8)
-    right, left = np.int32(shift), np.int32(8 - shift)
-    low = (first * eighth + i % eighth) * n
-    # Where no bits are in a second byte, those that the first one would give again are masked.
-    high = low + eighth * n if shift + bits > 8 else low
+    n = len(row)
+    low, high, left, right, mask = code_place(i, len(scales), n, bits)
     for k in range(scales.shape[1]):
         start, stop = k * group, min(k * group + group, n)
         below, above = packed[low + start : low + stop], packed[high + start : high + stop]

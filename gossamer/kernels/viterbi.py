@@ -1,7 +1,7 @@
 """Rounding to a trellis: entries of a weight are given codes along its diagonals, each the cheapest way through one.
 
 The state of an entry are the last L bits of a string that its codes of b bits append to; see
-`gossamer.linalg.trellis`, which says what is computed here.
+`gossamer.linalg.trellis`, which says what is computed here. Weights are about one in size.
 """
 
 import numba
@@ -15,6 +15,9 @@ BLOCK = 64
 
 FAR = np.float32(1e30)
 """The cost of a state that cannot be."""
+
+WIDEST = np.float32(1e6)
+"""What an entry is aimed at, at most: costs stay finite, and what feedback asks for beyond is out of reach anyway."""
 
 
 def rounded_diagonals(
@@ -162,7 +165,7 @@ def _diagonals(  # type: ignore[no-untyped-def]
             if above.size:
                 from_above += _dot(sums[j, up:i], above[i, up:i])
             sums[j, i] = from_left
-            targets[t] = weight[i, j] + from_left + from_above
+            targets[t] = min(max(weight[i, j] + from_left + from_above, -WIDEST), WIDEST)
             grid[t], costs[t] = scales[i, j], down[i] * across[j]
         _cheapest(targets[:count], grid[:count], costs[:count], heights, bits, ends[d % n], ways, found, here, best)
         ends[d % n] = found[count - 1]

@@ -10,25 +10,31 @@ from torch import Tensor
 
 from gossamer.expressions import Expression
 from gossamer.linalg.grid import spread
-from gossamer.linalg.quotes import quoted
+from gossamer.linalg.quotes import quoted, quotes
 from gossamer.linalg.trellis import rounded_on_trellis, strung_across, trellis_scales
 from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.solvers._base import Solver
-from gossamer.solvers._estimate import estimated
+from gossamer.solvers._estimate import sampled_runs
 from gossamer.solvers.sequential_rounding import costs, sides
 from gossamer.structures import Structure
 from gossamer.structures.trellis_256 import Trellis256
 
 
 class TrellisRounding(Solver):
-    """Priced as by `sequential_rounding`: a sample of rows, its diagonals the strings and without feedback, at the cost
-    that feedback leaves to each entry."""
+    """Priced as by `sequential_rounding`, at the cost that feedback leaves to each entry, from a sample of rows whose
+    diagonals are the strings.
+
+    They come with their neighbours, as they are: a string gains by what it leaves to entries that cost little.
+    """
 
     exact = False
     fed_back = True
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         return issubclass(structure, Trellis256) and issubclass(metric, KroneckerMetric)
+
+    def kept_as(self, structure: Structure) -> str:
+        return f"{self.name}-{structure.name}"
 
     def prepare(self, weight: Tensor, structure: Structure, metric: Metric) -> dict[str, Tensor]:
         """`sizes` the structure offers for this weight, and their `errors`."""
@@ -38,13 +44,18 @@ class TrellisRounding(Solver):
         columns, rows = costs(inputs, n, weight), costs(outputs, m, weight)
         length = structure.length((m, n))
 
-        every = rows[:, None] * columns
+        costly = rows[:, None] * columns
+        energy = (costly * weight.square()).sum(1)
+        picked, shares = sampled_runs(energy)
+        part = weight[picked]
 
-        def rounded(part: Tensor, picked: Tensor, bits: int) -> Tensor:
-            scales = trellis_scales(part, columns, length, bits)
-            return strung_across(part, spread(scales, length, n), every[picked], bits)
+        def error(bits: int) -> float:
+            scales = spread(trellis_scales(part, columns, length, bits), length, n)
+            found = strung_across(part, scales, costly[picked], bits)
+            return 0.5 * float(shares @ (costly[picked] * (part - found).square()).sum(1))
 
-        return estimated(weight, every, structure.sizes((m, n)), rounded)
+        sizes = structure.sizes((m, n))
+        return quotes(sizes, [error(size) for size in sizes])
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
         return quoted(prepared, sizes)

@@ -2,7 +2,7 @@
 weight.
 
 Trellis coded quantization (Tseng et al. 2024, QTIP, arXiv 2406.11235): heights are as many as there are states, not as
-there are codes, and lose half as much as the best levels of as many bits.
+there are codes.
 """
 
 from torch import Tensor

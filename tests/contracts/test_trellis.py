@@ -7,10 +7,10 @@ import torch
 from contract_cases import normal, weigh
 
 from gossamer.expressions.trellis import Trellis
-from gossamer.kernels.trellis import MEMORY, trellis_heights, trellis_states
+from gossamer.kernels.trellis import HEIGHTS, MEMORY, trellis_states
 from gossamer.kernels.viterbi import BLOCK
 from gossamer.linalg.feedback import side
-from gossamer.linalg.trellis import rounded_on_trellis, strung, strung_across, trellis_scales
+from gossamer.linalg.trellis import ROWS, rounded_on_trellis, strung, strung_across, trellis_scales
 from gossamer.solvers.sequential_rounding import SequentialRounding
 from gossamer.solvers.trellis_rounding import TrellisRounding
 from gossamer.structures.normal_256 import Normal256
@@ -28,7 +28,7 @@ def string(states: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def test_heights_are_the_normal_quantiles_and_no_rounding_of_them_is_close():
-    heights = trellis_heights()
+    heights = HEIGHTS.double()
     count = len(heights)
     exact = torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
     assert torch.equal(heights.sort().values, exact.bfloat16().double())
@@ -39,7 +39,7 @@ def test_heights_are_the_normal_quantiles_and_no_rounding_of_them_is_close():
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5])
 def test_one_more_code_leads_to_heights_all_over_the_range(bits):
-    places = trellis_heights().argsort().argsort().view(-1, 2**bits).sort().values
+    places = HEIGHTS.double().argsort().argsort().view(-1, 2**bits).sort().values
     assert places.diff(dim=1).min() >= 2**MEMORY / 2**bits * 0.35
 
 
@@ -61,7 +61,7 @@ def test_a_string_is_the_cheapest_of_all(bits):
     total = torch.zeros(3, len(every), dtype=torch.float64)
     for t in range(length):
         states = (states << bits | every[:, t]) & (2**MEMORY - 1)
-        missed = numbers[:, t, None] - scales[:, t, None] * trellis_heights()[states]
+        missed = numbers[:, t, None] - scales[:, t, None] * HEIGHTS.double()[states]
         total += costs[:, t, None] * missed.square()
     torch.testing.assert_close(lost, total.amin(1), rtol=1e-4, atol=0)
 
@@ -76,10 +76,11 @@ def test_what_is_stored_are_states_along_diagonals_that_go_round(bits, shape):
         mine = states[torch.arange(m), (c - torch.arange(m)) % n]
         assert string(mine, bits).all()
         assert torch.equal(mine & (2**bits - 1), codes[torch.arange(m), (c - torch.arange(m)) % n])
-    made = Trellis.along(codes, normal(1, m, -(-n // 5)), bits=bits, group=min(5, n)) if n >= 5 else None
-    if made is not None:
-        scales = made.scales.double().repeat_interleave(5, 1)[:, :n]
-        torch.testing.assert_close(made.dense(), trellis_heights()[states] * scales, rtol=1e-12, atol=0)
+    group = min(5, n)
+    made = Trellis.along(codes, normal(1, m, -(-n // group)).float(), bits=bits, group=group)
+    scales = made.scales.double().repeat_interleave(group, 1)[:, :n]
+    with torch.no_grad():
+        torch.testing.assert_close(made.dense().double(), HEIGHTS.double()[states] * scales, rtol=1e-6, atol=0)
 
 
 def ordinary(m: int, n: int):
@@ -97,7 +98,7 @@ def test_every_diagonal_is_the_cheapest_string_once_all_errors_before_it_are_hea
     weight, ruler = ordinary(m, n)
     across, down = side(ruler.input, in_turn=True), side(ruler.output, in_turn=True)
     codes = rounded_on_trellis(weight, torch.ones_like(weight), bits, across, down)
-    made = trellis_heights()[trellis_states(codes, bits).long()]
+    made = HEIGHTS.double()[trellis_states(codes, bits).long()]
     own = down.passed.T @ (weight - made) @ across.passed
     cost = down.cost[:, None] * across.cost
     assert ruler.error(weight - made) == pytest.approx(float(0.5 * (cost * own.square()).sum()), rel=1e-6)
@@ -133,6 +134,30 @@ def test_strings_across_see_the_costs_of_all_rows():
     costs[::2] = 100
     lost = [(costs * (numbers - way(numbers, ones, costs, 2)).square()).sum() for way in (strung, strung_across)]
     assert lost[1] < 0.8 * lost[0]
+
+
+@pytest.mark.parametrize("column", [0, 128, 255])
+def test_an_input_that_costs_most_has_its_price_wherever_it_stands(column):
+    weight, inputs, gradients = normal(1, 192, 256), normal(2, 900, 256), normal(3, 200, 192)
+    inputs[:, column] *= 30
+    ruler, solver, form = weigh("activation", inputs, gradients), TrellisRounding(), Trellis256()
+    paid = ruler.error(weight - solver.solve(weight, form, 3, ruler, {}).dense().detach())
+    quoted = solver.prices(solver.prepare(weight, form, ruler), [3])[0]
+    assert 0.5 < paid / quoted < 2
+
+
+def test_a_head_has_one_cost_for_each_of_its_many_outputs():
+    """Its outputs pass nothing on, and are more than are searched for scales at once."""
+    m, n = ROWS + 8, 12
+    weight, inputs = normal(1, m, n), normal(2, 200, n)
+    inputs[:, 1:] += 0.6 * inputs[:, :-1]
+    across, down = side(inputs.T @ inputs / 200, in_turn=True), side(normal(3, m).square())
+    scales = trellis_scales(weight, across.cost, n, 3)
+    assert torch.equal(scales[ROWS:], trellis_scales(weight[ROWS:], across.cost, n, 3))
+    codes = rounded_on_trellis(weight, scales.expand(m, n), 3, across, down)
+    error = weight - HEIGHTS.double()[trellis_states(codes, 3).long()] * scales
+    own = error @ across.passed
+    assert (down.cost[:, None] * own.square()).mean() < 0.8 * LEVELS[3] * (down.cost[:, None] * weight.square()).mean()
 
 
 def test_a_group_of_zeros_has_a_scale_of_zero_and_outliers_a_large_one():
