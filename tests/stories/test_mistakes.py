@@ -484,7 +484,7 @@ def test_damaged_writing_of_the_model_s_own(refused, run, model_folder, place, t
             ("--allocator", "lottery"),
             "nothing named 'lottery' in budgets; choose one of: block_influence, knapsack, sensitivity, uniform",
         ),
-        (("--method", "quantized", "--allocator", "sensitivity"), "normal_64 keeps all of them; choose another"),
+        (("--method", "quantized", "--allocator", "sensitivity"), "trellis_256 keeps all of them; choose another"),
         (("--structures", "low_rank,codebook", "--metric", "identity", "--allocator", "sensitivity"), "codebook keeps"),
         (("--dtype", "int3"), "no dtype 'int3'; choose auto, float32, bfloat16 or float16"),
     ],
