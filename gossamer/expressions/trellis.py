@@ -30,7 +30,7 @@ class Trellis(Quantized):
         return made
 
     def rows(self, ids: Tensor) -> Tensor:
-        return Expression.rows(self, ids)
+        return Expression.rows(self, ids)  # a row's heights depend on the codes of rows above it
 
     def row_macs(self) -> int:
         return 0
