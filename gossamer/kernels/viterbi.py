@@ -1,14 +1,15 @@
 """Rounding to a trellis: entries of a weight are given codes along its diagonals, each the cheapest way through one.
 
 The state of an entry are the last L bits of a string that its codes of b bits append to; see
-`gossamer.linalg.trellis`, which says what is computed here. Weights are about one in size.
+`gossamer.linalg.trellis`, which says what is computed here. Weights are about one in size. A call takes one thread, and
+leaves Python to others meanwhile.
 """
 
 import numba
 import numpy as np
 from torch import Tensor
 
-from gossamer.kernels._running import ANY_ORDER, threads
+from gossamer.kernels._running import ANY_ORDER
 
 BLOCK = 64
 """Rows and columns of a tile. What an entry hears from tiles that are finished is added up elsewhere."""
@@ -44,8 +45,7 @@ def rounded_diagonals(
     `ends` (n), the states that strings have come to. Those are int64, states int16, all else float32.
     """
     arrays = (weight, scales, *costs, *passed, heights, *far, sums, errors, states, ends)
-    with threads():
-        _diagonals(first, last, *(t.numpy() for t in arrays), bits)
+    _diagonals(first, last, *(t.numpy() for t in arrays), bits)
 
 
 def rounded_rows(weight: Tensor, scales: Tensor, costs: Tensor, heights: Tensor, bits: int, states: Tensor) -> None:
@@ -53,8 +53,7 @@ def rounded_rows(weight: Tensor, scales: Tensor, costs: Tensor, heights: Tensor,
 
     `scales` and `costs` are (m × n), states int16; otherwise as in `rounded_diagonals`.
     """
-    with threads():
-        _rows(*(t.numpy() for t in (weight, scales, costs, heights, states)), bits)
+    _rows(*(t.numpy() for t in (weight, scales, costs, heights, states)), bits)
 
 
 @numba.njit(fastmath=ANY_ORDER, cache=True)
@@ -125,12 +124,12 @@ def _cheapest(targets, scales, costs, heights, bits, state, ways, states, here, 
         at = (np.int64(ways[t, r]) * rest) | r
 
 
-@numba.njit(parallel=True, fastmath=ANY_ORDER, cache=True)
+@numba.njit(nogil=True, fastmath=ANY_ORDER, cache=True)
 def _rows(weight, scales, costs, heights, states, bits):  # type: ignore[no-untyped-def]
     m, n = weight.shape
     rest = len(heights) >> bits
-    for i in numba.prange(m):
-        ways, here, best = np.empty((n, rest), np.uint8), np.empty(len(heights), np.float32), np.empty(rest, np.float32)
+    ways, here, best = np.empty((n, rest), np.uint8), np.empty(len(heights), np.float32), np.empty(rest, np.float32)
+    for i in range(m):
         _cheapest(weight[i], scales[i], costs[i], heights, bits, 0, ways, states[i], here, best)
 
 
@@ -142,7 +141,7 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(fastmath=ANY_ORDER, cache=True)
+@numba.njit(nogil=True, fastmath=ANY_ORDER, cache=True)
 def _diagonals(  # type: ignore[no-untyped-def]
     first, last, weight, scales, down, across, above, right, heights, far_up, far_left, sums, errors, states, ends, bits
 ):

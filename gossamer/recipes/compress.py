@@ -23,6 +23,7 @@ from gossamer.evaluation.memory import give_back, peak_bytes
 from gossamer.evaluation.sample import samples
 from gossamer.evaluation.speed import TOKENS, tokens_a_second
 from gossamer.expressions import Expression
+from gossamer.recipes._at_once import at_once
 from gossamer.recipes._noting import Clock, located
 from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
@@ -213,7 +214,8 @@ def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent)
     rewritten = [s for s in priced.sites if any(p.choices[s.name].structure != "dense" for p in plans)]
     joints = {joint.group.name: joint for joint in priced.joints}
     forms = {form.name for form in rewriting(priced.settings.structures)}
-    for site in progress("solve", rewritten, len(rewritten)):
+
+    def write(site: Site) -> None:
         weight, ruler = weight_of(priced.opened, site), priced.weigh(site)
         solved: dict[Option, Expression] = {}
         for small, plan in zip(built, plans, strict=True):
@@ -224,6 +226,9 @@ def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent)
                 if option not in solved:
                     solved[option] = expression(priced, site, option, weight, ruler)
                 sites.replace(small, site, solved[option])
+
+    for _ in progress("solve", at_once(write, rewritten), len(rewritten)):
+        pass
     return built
 
 

@@ -13,6 +13,7 @@ from gossamer.checkpoints.opening import Opened
 from gossamer.checkpoints.store import identity_digest, read_json, read_tensors, write_tensors
 from gossamer.errors import WorkError
 from gossamer.metrics import Metric, TableMetric
+from gossamer.recipes._at_once import at_once
 from gossamer.recipes.checking import Trial, reference
 from gossamer.recipes.menus import Narrowings, forms_for, menu
 from gossamer.statistics import SumsFolder
@@ -75,14 +76,12 @@ def price_rows(
     progress: Progress,
 ) -> tuple[Rows, dict[str, list[Trial]]]:
     """The prices of every layer, and what to check them by; what solvers prepare is kept in `folder`."""
-    rows: Rows = {}
-    trials: dict[str, list[Trial]] = {}
     wide = {group.name: (kind, group) for kind, group in groups}
-    for site in progress("price", found, len(found)):
+
+    def priced(site: Site) -> tuple[Row, list[Trial]] | None:
         ruler = ruler_of(site)
         if ruler.blind():
-            rows[site.name] = None
-            continue
+            return None
         row, tried = _prices(opened, site, ruler, settings, folder)
         if site.name in wide:
             kind, group = wide[site.name]
@@ -90,10 +89,11 @@ def price_rows(
             narrow, trial = _narrow_prices(opened, kind, group, rulers, folder)
             row |= narrow
             tried += trial
-        rows[site.name] = row
-        if tried:
-            trials[site.name] = tried
-    return rows, trials
+        return row, tried
+
+    each = dict(zip(found, progress("price", at_once(priced, found), len(found)), strict=True))
+    rows: Rows = {site.name: made and made[0] for site, made in each.items()}
+    return rows, {site.name: made[1] for site, made in each.items() if made and made[1]}
 
 
 def _prices(opened: Opened, site: Site, ruler: Metric, settings: Settings, folder: Path) -> tuple[Row, list[Trial]]:

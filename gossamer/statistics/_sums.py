@@ -111,8 +111,9 @@ class SumsFolder:
     def mean(self, name: str, site: Site) -> Tensor:
         """One statistic of one site; raises `WorkError` where its file is missing or damaged."""
         path = self.folders[name] / f"{owner(name, site)}.safetensors"
-        if name in self._last and self._last[name][0] == path:
-            return self._last[name][1]
+        last = self._last.get(name)  # looked up once: another thread may put its own there
+        if last is not None and last[0] == path:
+            return last[1]
         tensors, facts = read_tensors(path)
         count = int(facts["count"] if statistic(name).reads == INPUTS else facts["tokens"])
         mean = statistic_at(name, site).finished(tensors["sum"], site.applied).double().div_(max(count, 1))
