@@ -88,11 +88,13 @@ def _row(old: Any, new: Any, ids: Tensor) -> Row:
     sums = torch.zeros(2, dtype=torch.float64)
     divergence = torch.zeros(len(ids), dtype=torch.float64)
     for start in range(0, len(ids), ROWS):
-        p, q = (o.logits[0, start : start + ROWS].float().log_softmax(-1).cpu() for o in (old, new))
-        target = ids[start + 1 : start + ROWS + 1, None]
-        sums[0] -= p[: len(target)].gather(1, target).double().sum()
-        sums[1] -= q[: len(target)].gather(1, target).double().sum()
-        divergence[start : start + ROWS] = p.exp().mul_(p - q).sum(-1)
+        p, q = (o.logits[0, start : start + ROWS].float() for o in (old, new))
+        norms = torch.stack([p.logsumexp(-1), q.logsumexp(-1)])
+        # The logits' difference and the norms': neither is rounded as two logarithms of probabilities would be.
+        divergence[start : start + ROWS] = (torch.linalg.vecdot(p.softmax(-1), p - q) - norms[0] + norms[1]).cpu()
+        target = ids[start + 1 : start + ROWS + 1, None].to(p.device)
+        said = torch.stack([z[: len(target)].gather(1, target)[:, 0] for z in (p, q)])
+        sums += (norms[:, : len(target)] - said).double().sum(1).cpu()
     scored = len(ids) - 1
     return float(sums[0]) / scored, float(sums[1]) / scored, divergence
 

@@ -74,17 +74,27 @@ def compare(
     cells = _kept(out, identity)
     needs = sorted({need for row in rows.values() for need in metrics.metric(row.metric).needs})
     for name, row in rows.items():
+        cells |= _from_twins(cells, name, [other for other in rows if rows[other] == row], asked)
         lacking = {key: b for key, b in asked.items() if "perplexity" not in cells.get(f"{name} {key}", {})}
-        if not lacking:
-            continue
-        ask = (model, row, list(lacking.values()), needs, test, test_tokens, test_window, work, progress)
-        for key, cell in zip(lacking, _apart(*ask), strict=True):
-            cells[f"{name} {key}"] = cell
+        if lacking:
+            ask = (model, row, list(lacking.values()), needs, test, test_tokens, test_window, work, progress)
+            for key, cell in zip(lacking, _apart(*ask), strict=True):
+                cells[f"{name} {key}"] = cell
         found = {"identity": identity, "cells": cells}
         write_json(out / "compare.json", found)
         write_text(out / "compare.csv", _csv(cells))
         write_text(out / "compare.html", compare_page.page(found))
     return {f"{name} {key}": cells[f"{name} {key}"] for name in rows for key in asked}
+
+
+def _from_twins(cells: Cells, name: str, twins: Sequence[str], keys: Collection[str]) -> Cells:
+    """A method's cells where another of the same settings, which is the same by a second name, has them already."""
+    return {
+        f"{name} {key}": cells[f"{twin} {key}"]
+        for key in keys
+        for twin in twins
+        if "perplexity" in cells.get(f"{twin} {key}", {}) and "perplexity" not in cells.get(f"{name} {key}", {})
+    }
 
 
 def methods_for(units: Collection[Unit]) -> list[str]:

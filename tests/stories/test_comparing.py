@@ -131,6 +131,14 @@ def test_what_is_done_is_not_done_again(ask, within, monkeypatch, tmp_path):
     assert "perplexity" in cells(tmp_path)["pivoted 0.7"]
 
 
+def test_a_second_name_for_a_method_is_not_measured_again(ask, within, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(recipe, "_apart", lambda *words: asked.append(words) or recipe._cells(*words))
+    assert ask("svd_llm,lord,svd", "0.7").code == 0
+    found = cells(tmp_path)
+    assert len(asked) == 2 and found["lord 0.7"] == found["svd_llm 0.7"] != found["svd 0.7"]
+
+
 def test_a_failure_stays_in_its_cell(ask, within, tmp_path):
     told = ask("svd", "0.7,0.001")
     assert told.code == 0, told.err
