@@ -27,6 +27,9 @@ LONGEST = 2**26
 SOURCES = tuple(dict.fromkeys([Path(__file__).parents[2], *(Path(p) for p in sys.path if p.endswith("-packages"))]))
 """Where modules beside Python's own come from: the folder of this package, and those of installed ones. A script's own
 folder, which Python looks into as well, may be anything."""
+TOGETHER = 8
+"""Texts that are written at once where code is: on two cores eight take hardly longer than one, sixteen twice as long.
+Other tasks go one by one, as they need the logits of whole texts, for which eight can be too many to hold."""
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
 
 
@@ -81,7 +84,7 @@ class Tasks:
 
         try:
             found = lm_eval.simple_evaluate(
-                model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer),
+                model=HFLM(opened.model, tokenizer=opened.tokenizer, batch_size=TOGETHER if self.unsafe else 1),
                 tasks=list(self.names),
                 task_manager=_manager(self.folder),
                 limit=self.limit,

@@ -44,7 +44,7 @@ def harness(monkeypatch):
         "lm_eval": {"simple_evaluate": simple_evaluate, "__version__": "0"},
         "lm_eval.tasks": {"TaskManager": lambda include_path: SimpleNamespace(task_index=INDEX)},
         "lm_eval.models": {},
-        "lm_eval.models.huggingface": {"HFLM": SimpleNamespace},
+        "lm_eval.models.huggingface": {"HFLM": lambda model, **settings: SimpleNamespace(model=model, **settings)},
     }
     for name, content in parts.items():
         module = ModuleType(name)
