@@ -28,8 +28,8 @@ SOURCES = tuple(dict.fromkeys([Path(__file__).parents[2], *(Path(p) for p in sys
 """Where modules beside Python's own come from: the folder of this package, and those of installed ones. A script's own
 folder, which Python looks into as well, may be anything."""
 TOGETHER = 8
-"""Texts that are written at once where code is: on two cores eight take hardly longer than one, sixteen twice as long.
-Other tasks go one by one, as they need the logits of whole texts, for which eight can be too many to hold."""
+"""Texts that are written at once where code is: a token of each takes SmolLM2-135M about 0.08 s of one core for one
+text and for eight, 0.14 for sixteen. Other tasks go one by one: the logits of eight whole texts can be too many to hold."""
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
 
 
