@@ -60,14 +60,14 @@ class NormalLevels(Levels):
         typical = groups.square().mean(-1).sqrt()
         low, high = torch.minimum(widest, 0.6 * typical), torch.maximum(widest, 1.3 * typical)
         shares = [k / (len(SHRINKS) - 1) for k in range(len(SHRINKS))]
-        return [(_stored(low.pow(1 - share) * high.pow(share)), torch.zeros_like(low)) for share in shares]
+        return [(stored(low.pow(1 - share) * high.pow(share)), torch.zeros_like(low)) for share in shares]
 
 
 @lru_cache
 def normal_heights(bits: int) -> Tensor:
     """The heights of `NormalLevels` (2ᵇ), ascending, in float64 and exact in bfloat16."""
     count = 2**bits
-    return _stored(torch.special.ndtri((torch.arange(count, dtype=torch.float64) + TAIL) / (count - 1 + 2 * TAIL)))
+    return stored(torch.special.ndtri((torch.arange(count, dtype=torch.float64) + TAIL) / (count - 1 + 2 * TAIL)))
 
 
 @lru_cache
@@ -102,7 +102,7 @@ def fit_grid(groups: Tensor, weights: Tensor, levels: Levels, *, zeros: bool) ->
     for _ in range(REFITS):
         steps = levels.heights(codes_on(groups, scales[..., None], points[..., None], levels)) - points[..., None]
         against = (weights * steps.square()).sum(-1)
-        fitted = _stored((weights * steps * groups).sum(-1) / against)
+        fitted = stored((weights * steps * groups).sum(-1) / against)
         tried(torch.where(fitted.isfinite() & (fitted != 0), fitted, scales), points)
     return scales, points
 
@@ -154,11 +154,18 @@ def _candidates(groups: Tensor, bits: int, zeros: bool) -> list[tuple[Tensor, Te
     return [(scale, torch.full_like(scale, half)) for scale in long + short]
 
 
+def unit(weight: Tensor) -> Tensor:
+    """The weight's size as a power of two, divided by which its squares are numbers in float32."""
+    found: Tensor = weight.abs().max().clamp_min(1e-300).log2().round().exp2()
+    return found
+
+
+def stored(scale: Tensor) -> Tensor:
+    """The number as bfloat16 has it: of the smallest few digits are left, or none."""
+    return scale.to(torch.bfloat16).to(scale.dtype)
+
+
 def _usable(scale: Tensor) -> Tensor:
     """The scale as it will be stored, 1 where it is zero."""
-    stored = _stored(scale)
-    return torch.where(stored == 0, 1.0, stored)
-
-
-def _stored(scale: Tensor) -> Tensor:
-    return scale.to(torch.bfloat16).to(scale.dtype)
+    found = stored(scale)
+    return torch.where(found == 0, 1.0, found)

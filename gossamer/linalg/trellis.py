@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from gossamer.kernels.trellis import HEIGHTS, trellis_heights
 from gossamer.linalg.feedback import Side
-from gossamer.linalg.grid import spread
+from gossamer.linalg.grid import spread, unit
 
 COARSE = trellis_heights(6)
 """For the search for scales, in a quarter of the time. They end sooner than those of ten bits, so that scales come out
@@ -64,8 +64,8 @@ def strung(weight: Tensor, scales: Tensor, costs: Tensor, bits: int, heights: Te
     from gossamer.kernels.viterbi import rounded_rows
 
     states = torch.empty(weight.shape, dtype=torch.int16)
-    unit = _unit(weight)
-    w, s, c = (t.float().contiguous() for t in (weight / unit, scales / unit, costs / costs.max().clamp_min(1e-300)))
+    size = unit(weight)
+    w, s, c = (t.float().contiguous() for t in (weight / size, scales / size, costs / costs.max().clamp_min(1e-300)))
     rounded_rows(w, s, c, heights, bits, states)
     return heights[states.int()].to(scales) * scales
 
@@ -90,8 +90,8 @@ def rounded_on_trellis(weight: Tensor, scales: Tensor, bits: int, inputs: Side |
     from gossamer.kernels.viterbi import BLOCK, rounded_diagonals
 
     m, n = weight.shape
-    unit = _unit(weight)
-    own, grid = ((t / unit).float().contiguous() for t in (weight, scales))
+    size = unit(weight)
+    own, grid = ((t / size).float().contiguous() for t in (weight, scales))
     (down, above), (across, right) = _way(outputs, m), _way(inputs, n)
     far, errors, sums = (torch.zeros_like(own), torch.zeros_like(own)), torch.zeros_like(own), own.new_zeros(n, m)
     states, ends = torch.zeros(m, n, dtype=torch.int16), torch.zeros(n, dtype=torch.int64)
@@ -103,12 +103,6 @@ def rounded_on_trellis(weight: Tensor, scales: Tensor, bits: int, inputs: Side |
         _told((last + 1) // BLOCK - 2, BLOCK, above, right, far, sums, errors)
         first = last
     return states.bitwise_and_(2**bits - 1).byte()
-
-
-def _unit(weight: Tensor) -> Tensor:
-    """The weight's size as a power of two, divided by which its squares are numbers in float32."""
-    unit: Tensor = weight.abs().max().clamp_min(1e-300).log2().round().exp2()
-    return unit
 
 
 def _way(one: Side | None, count: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gossamer.expressions import Expression
-from gossamer.linalg.grid import codes_on, row_grid, spread
+from gossamer.linalg.grid import codes_on, row_grid, spread, stored, unit
 from gossamer.linalg.quotes import quoted, quotes
 from gossamer.metrics import Metric
 from gossamer.metrics.scaled_activation import ScaledActivation
@@ -58,7 +58,8 @@ def _best(weight: Tensor, structure: ScaledStructure, bits: int, metric: ScaledA
     m, n = weight.shape
     inner = structure.inner
     length, levels = inner.length((m, n)), inner.levels(bits)
-    w, moment = weight.float(), metric.input.float()
+    size, loudest = unit(weight), metric.input.diagonal().max().clamp_min(1e-300)
+    w, moment = (weight / size).float(), (metric.input / loudest).float()
     magnitude = metric.statistics["input_absolute_mean"].float()
     magnitude = magnitude.clamp_min(LEAST * float(magnitude.max())).clamp_min(1e-30)
     found: tuple[Tensor, ...] | None = None
@@ -68,11 +69,13 @@ def _best(weight: Tensor, structure: ScaledStructure, bits: int, metric: ScaledA
         scaled = w / factors
         # An input's errors count as much as it varies, else the grid would clip the very weights that were made large.
         scales, points = row_grid(scaled, factors.square() * moment.diagonal(), length, levels, zeros=inner.zeros)
-        steps, zeros = spread(scales, length, n), spread(points, length, n)
+        scales = stored(scales.double() * size)
+        steps, zeros = spread(scales / size, length, n).float(), spread(points, length, n)
         codes = codes_on(scaled, steps, zeros, levels)
         left = w - (codes - zeros) * steps * factors
-        error = ((left @ moment) * left).sum().double()
+        error = ((left @ moment) * left).sum().double() * size.square() * loudest
+        error = torch.where(error.isfinite(), error, torch.inf)  # no number is less than one that is none
         if found is None or error < found[0]:
-            found = (error, codes, scales.double(), points, factors.double())
+            found = (error, codes, scales, points, factors.double())
     assert found is not None
     return found

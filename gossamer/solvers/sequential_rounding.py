@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gossamer.expressions import Expression
 from gossamer.linalg.feedback import ROWS, Side, passed_on, rounded, side
-from gossamer.linalg.grid import on_grid, row_grid, spread
+from gossamer.linalg.grid import on_grid, row_grid, spread, stored, unit
 from gossamer.linalg.quotes import quoted
 from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.metrics._base import regularized
@@ -81,12 +81,12 @@ def quantized(
     m, n = weight.shape
     length = structure.length((m, n))
     levels, counts = structure.levels(bits), costs(inputs, n, weight)
-    # A power of two, so that squares are numbers in float32 and scales stay what they are.
-    unit = weight.abs().max().clamp_min(1e-300).log2().round().exp2()
-    each = (weight / unit).float(), (counts / counts.max()).float()
-    scales, points = row_grid(*each, length, levels, zeros=structure.zeros)
-    scales = scales.double() * unit
-    codes = rounded(weight, spread(scales, length, n), spread(points, length, n), levels, inputs, outputs)
+    size = unit(weight)
+    own = (weight / size).float()
+    scales, points = row_grid(own, (counts / counts.max()).float(), length, levels, zeros=structure.zeros)
+    # Codes are for the scales that will be stored, which for the smallest weights are others.
+    scales = stored(scales.double() * size)
+    codes = rounded(own, spread(scales / size, length, n), spread(points, length, n), levels, inputs, outputs)
     return structure.express(codes, scales, points, bits)
 
 

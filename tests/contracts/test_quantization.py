@@ -352,6 +352,23 @@ def test_activation_scaling_is_no_worse_than_rounding_and_helps_where_a_few_inpu
         assert ruler.error(scaled) <= gain * ruler.error(plain)
 
 
+@pytest.mark.parametrize("spoilt", [0, 7], ids=["the first", "another"])
+@pytest.mark.parametrize("scale", [torch.nan, torch.inf])
+def test_activation_scaling_never_chooses_a_power_whose_error_is_not_finite(scale, spoilt, monkeypatch):
+    weight, inputs, gradients = layer((24, 64))
+    ruler, tried = weighed(ScaledActivation, inputs, gradients), []
+
+    def grid(*about, **options):
+        scales, points = row_grid(*about, **options)
+        tried.append(scales)
+        return (torch.full_like(scales, scale) if len(tried) == spoilt + 1 else scales), points
+
+    monkeypatch.setattr("gossamer.solvers.activation_scaling.row_grid", grid)
+    lost = solved(ActivationScaling(), Scaled128(), 4, weight, ruler)[1]
+    assert len(tried) > spoilt
+    assert ruler.error(lost) < 0.01 * ruler.error(weight)
+
+
 def best_of_all(values, weights, count):
     """The least weighted k-means error, by trying every way to cut the sorted numbers into intervals."""
     order = values.argsort()

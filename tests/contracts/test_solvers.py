@@ -17,10 +17,12 @@ from contract_cases import (
     svd_factors,
     weigh,
 )
+from safetensors.torch import load_file, save_file
 
 from gossamer import discover, solvers
 from gossamer.checkpoints.store import read_tensors, write_tensors
 from gossamer.errors import PlanError
+from gossamer.expressions import read
 from gossamer.metrics import KroneckerMetric, Metric
 from gossamer.solvers import Solver, choose, solvable
 
@@ -274,6 +276,38 @@ def test_a_weight_of_zeros_stays_zero(solver, structure, metric):
         assert made.prices(prepared, form.sizes(shape)) == pytest.approx([0.0] * len(form.sizes(shape)))
         for size in form.sizes(shape)[:1]:
             assert not made.solve(weight, form, size, ruler, prepared).dense().any()
+
+
+@pytest.mark.parametrize("largest", [1e-44, 1e-39, 1e38])
+@each_rounding
+def test_the_smallest_and_the_largest_numbers_lose_no_more_than_all_and_come_back_from_a_file(
+    solver, structure, metric, largest, tmp_path
+):
+    """Scales are then no ordinary numbers of their format, or zero."""
+    weight, inputs, gradients = layer((16, 40))
+    weight = (weight * (largest / weight.abs().max())).float().double()
+    made, form, ruler = SOLVERS[solver](), STRUCTURES[structure](), weigh(metric, inputs, gradients)
+    prepared, size = made.prepare(weight, form, ruler), form.sizes(weight.shape)[0]
+    expression, whole = made.solve(weight, form, size, ruler, prepared), ruler.error(weight)
+    assert made.prices(prepared, [size])[0] <= 1.02 * whole  # where the statistics' damping counts too
+    assert ruler.error(weight - expression.float().dense().detach()) <= 1.02 * whole
+    save_file(expression.state_dict(), tmp_path / "w.safetensors")
+    again = read(expression.tree())
+    again.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    assert torch.equal(again.float().dense(), expression.dense())
+
+
+@each_rounding
+def test_rows_of_one_number_are_nearly_what_they_were(solver, structure, metric):
+    _, inputs, gradients = layer((16, 70))
+    weight = torch.tensor([1, -1, 0.3, -7.7, 1e-3, 2, 0.7, -5] * 2).double()[:, None].repeat(1, 70)
+    made, form, ruler = SOLVERS[solver](), STRUCTURES[structure](), weigh(metric, inputs, gradients)
+    prepared, sizes = made.prepare(weight, form, ruler), form.sizes(weight.shape)
+    for size in (sizes[0], sizes[-1]):
+        lost = ruler.error(weight - made.solve(weight, form, size, ruler, prepared).dense().detach())
+        # One level is enough for such a row, but for strings of codes, whose heights depend on each other.
+        share = 4.0**-size if structure == "trellis_256" else 2.0**-16
+        assert lost <= share * ruler.error(weight)
 
 
 @each_best_of_rank
