@@ -33,7 +33,7 @@ from gossamer.solvers._estimate import SAMPLED, estimated, sampled
 from gossamer.solvers.activation_scaling import ActivationScaling
 from gossamer.solvers.codebook_kmeans import CodebookKMeans
 from gossamer.solvers.corrected_rounding import CorrectedRounding
-from gossamer.solvers.sequential_rounding import SequentialRounding
+from gossamer.solvers.sequential_rounding import SequentialRounding, sides
 from gossamer.solvers.table_rounding import TableRounding
 from gossamer.structures.asymmetric_32 import Asymmetric32
 from gossamer.structures.asymmetric_128 import Asymmetric128
@@ -275,6 +275,23 @@ def test_the_error_is_that_of_each_entry_at_what_its_sides_cost(block, monkeypat
         assert 0.25 * weights < whole < weights
 
 
+def test_on_inputs_alone_the_damped_error_is_that_of_each_entry_at_what_its_column_costs():
+    """GPTQ's identity, tr(E A Eᵀ) = Σ c_j C_ij², with a hundredth of A's mean diagonal added to it."""
+    weight, inputs, gradients = layer((12, 40))
+    ruler = weighed(Activation, inputs, gradients)
+    columns, rows = sides(ruler)
+    assert rows is None
+    scales, points = torch.full_like(weight, 0.25), torch.full_like(weight, 128)  # wide enough to clip nothing
+    codes = rounded(weight, scales, points, Levels(8), columns, None)
+    assert codes.min() > 0 and codes.max() < 255
+    error = weight - (codes - points) * scales
+    own = error[:, columns.order] @ columns.passed
+    assert own.abs().max() <= 0.125 * (1 + 1e-3)
+    damped = ruler.input + 0.01 * ruler.input.diagonal().mean() * torch.eye(40)
+    summed = float((columns.cost[columns.order] * own.square()).sum())
+    assert float(((error @ damped) * error).sum()) == pytest.approx(summed, rel=1e-9)
+
+
 def test_after_each_column_the_rest_is_the_least_squares_solution():
     """What the columns yet to come would be if they were not rounded: the optimal brain surgeon's update by force."""
     weight, inputs, _ = layer((3, 8))
@@ -396,16 +413,31 @@ def test_levels_of_short_rows_are_the_optimum(count):
         assert float(found[i]) == pytest.approx(best_of_all(values[i], weights[i], count), rel=1e-4)
 
 
+@pytest.mark.parametrize("constant", [1e-9, 0.3, 1e6])
+def test_numbers_that_all_count_the_same_have_the_levels_of_ordinary_k_means(constant):
+    values, ones = normal(0, 6, 11), torch.ones(6, 11, dtype=torch.float64)
+    found = lost_by(values, ones, weighted_kmeans(values, constant * ones, 3))
+    assert found.tolist() == pytest.approx([best_of_all(v, f, 3) for v, f in zip(values, ones, strict=True)], rel=1e-9)
+    weight, inputs, gradients = layer((40, 120))
+    even = DiagonalFisher((40, 120), {"fisher_diagonal": ones.new_full((40, 120), constant)})
+    for form in (CodebookStructure(), DenseAndSparse()):
+        made, plain = (
+            solved(CodebookKMeans(), form, 3, weight, metric)[0].dense()
+            for metric in (even, weighed(Identity, inputs, gradients))
+        )
+        assert torch.equal(made, plain)
+
+
 def test_levels_are_the_means_of_what_is_nearest_to_them():
     values, weights = normal(0, 5, 700), normal(1, 5, 700).exp()
     levels = weighted_kmeans(values, weights, 8)
     codes = nearest(values, levels)
+    weights = weights + 1e-6 * weights.mean(1, keepdim=True)  # every number has some pull
     for i in range(5):
         for k in range(8):
             mine = codes[i] == k
-            assert float(levels[i, k]) == pytest.approx(
-                float((weights[i][mine] * values[i][mine]).sum() / weights[i][mine].sum()), rel=1e-4
-            )
+            mean = float((weights[i][mine] * values[i][mine]).sum() / weights[i][mine].sum())
+            assert float(levels[i, k]) == pytest.approx(mean, rel=1e-9)
 
 
 def test_levels_of_long_rows_are_close_to_the_optimum(monkeypatch):
@@ -452,6 +484,28 @@ def test_entries_stored_apart_are_what_they_were_up_to_their_format():
     assert int(support.sum()) == form.kept((40, 120)) and support[3, 7] and support[20, 11]
     assert (lost[support].abs() <= 2**-8 * (weight[support].abs() + 5)).all()
     assert ruler.error(lost) < ruler.error(solved(CodebookKMeans(), CodebookStructure(), 3, weight, ruler)[1])
+
+
+def test_levels_and_entries_apart_are_applied_to_the_bit():
+    """By a product with one vector at a time and by the dense weight: the level, and what it leaves in 16 bits."""
+    weight, inputs, gradients = layer((40, 120))
+    weight, ruler = weight.float().double(), weighed(DiagonalFisher, inputs, gradients)
+    made = solved(CodebookKMeans(), DenseAndSparse(), 3, weight, ruler)[0]
+    levels, support = made.parts[0].dense(), made.parts[1].dense() != 0
+    stored = levels.float() + torch.where(support, (weight - levels).bfloat16().float(), 0)
+    made.float()
+    units = torch.eye(120)
+    assert torch.equal(made.dense(), stored)
+    assert torch.equal(torch.cat([made(unit[None]) for unit in units]).T, stored)
+    assert torch.equal(made(units).T, stored)
+
+
+def test_a_weight_that_levels_and_entries_apart_can_hold_is_held_to_the_bit():
+    _, inputs, gradients = layer((40, 120))
+    weight = 2 * torch.randint(-4, 4, (40, 120), generator=torch.Generator().manual_seed(0)).double() + 1
+    weight[3, 7], weight[20, 11] = 61, -71
+    made = solved(CodebookKMeans(), DenseAndSparse(), 3, weight, weighed(DiagonalFisher, inputs, gradients))[0]
+    assert torch.equal(made.float().dense(), weight.float())
 
 
 def test_entries_stored_apart_are_placed_in_the_widest_rows_and_no_wider_weight_is_offered_them(tmp_path):
