@@ -7,9 +7,9 @@ from typing import Any
 
 from gossamer.reports import _charts
 from gossamer.reports._amounts import axis
-from gossamer.reports._page import chart, document, table
+from gossamer.reports._page import chart, document, note, table
 from gossamer.reports._words import LOSS, judged, machine, versions
-from gossamer.reports.terminal import layers_of, leads, measure, what_is_compared, winners
+from gossamer.reports.terminal import layers_of, leads, measure, remarks, what_is_compared, winners
 from gossamer.vocabulary import Unit, labelled
 
 Json = Mapping[str, Any]
@@ -22,7 +22,7 @@ def page(comparison: Json) -> str:
     """The page, from `compare.json` as read."""
     cells = comparison["cells"]
     done = {key: cell for key, cell in cells.items() if "failed" not in cell}
-    body = [_table(cells)]
+    body = [*map(note, remarks(cells)), _table(cells)]
     charts: dict[str, Any] = {}
     if done:
         body.insert(0, f'<p class="lead">{escape(_lead(cells))}</p>')

@@ -253,6 +253,7 @@ def comparison(cells: Mapping[str, Mapping[str, Any]], out: str, console: Consol
     best = winners(cells)
     budgets = list(best)
     line(what_is_compared(cells), console)
+    _notes(remarks(cells), console)
     table = Table()
     table.add_column("method")
     for budget in budgets:
@@ -278,6 +279,17 @@ def what_is_compared(cells: Mapping[str, Mapping[str, Any]]) -> str:
     units = dict.fromkeys(labelled(key.partition(" ")[2]) for key in cells)
     done = next((measure(cell)[0] for cell in cells.values() if "failed" not in cell), "perplexity")
     return f"{done} by {', by '.join(counts(unit, layers_of(cells)) for unit in units)}"
+
+
+def remarks(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Every note of the cells once, behind the methods that it is about: "all" where those are more than one."""
+    about: dict[str, list[str]] = {}
+    done = list(dict.fromkeys(key.partition(" ")[0] for key, cell in cells.items() if "failed" not in cell))
+    for key, cell in cells.items():
+        for note in cell.get("notes", ()):
+            about.setdefault(note, []).append(key.partition(" ")[0])
+    named = {note: list(dict.fromkeys(methods)) for note, methods in about.items()}
+    return [f"{'all' if len(done) > 1 and at == done else ', '.join(at)}: {note}" for note, at in named.items()]
 
 
 def measure(cell: Mapping[str, Any]) -> tuple[str, float]:

@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 import vl_convert
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from gossamer import discover, methods
 from gossamer.recipes import compare as recipe
@@ -77,6 +78,34 @@ def test_a_table_has_a_row_a_method_and_a_column_a_budget(ask, within, tmp_path)
         rows = list(csv.DictReader(file))
     assert [(r["method"], r["asked"]) for r in rows] == [tuple(key.split()) for key in found]
     assert [float(r["perplexity"]) for r in rows] == [cell["perplexity"] for cell in found.values()]
+
+
+@pytest.fixture
+def prime_mlp(copied):
+    """A model whose MLP has 47 neurons, which no tensor train can split."""
+    folder = copied("llama")
+    config = AutoConfig.from_pretrained(folder)
+    config.intermediate_size = 47
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_layers_that_fell_back_are_named_on_top_of_every_report(run, within, prime_mlp, tiny, text_file, tmp_path):
+    work = ("--work", tmp_path / "work")
+    words = ("--method", "compactifai", "--keep", 0.7, "--out", tmp_path / "small", *tiny, *work)
+    single = run("compress", prime_mlp, *words)
+    words = ("--methods", "svd,compactifai", "--keep", "0.8,0.7", "--test", text_file, *SMALL, *tiny, *work)
+    several = run("compare", prime_mlp, *words, "--out", tmp_path / "table")
+    assert (single.code, several.code) == (0, 0), single.err + several.err
+    fell = "Instead of tensor_train weights become plain low rank, for one of their sides has no divisors (6): model."
+    for told, line in ((single, f"note: {fell}"), (several, f"note: compactifai: {fell}")):
+        assert told.out.count(fell) == 1 and line in told.out.partition("┏")[0]
+    for page, above in (
+        (tmp_path / "small" / "report.html", fell),
+        (tmp_path / "table" / "compare.html", f"compactifai: {fell}"),
+    ):
+        top = page.read_text().partition("<table")[0]
+        assert f'<p class="note">{above}' in top
 
 
 def test_budgets_may_be_bits_bytes_and_multiply_adds(ask, within, tmp_path):

@@ -338,7 +338,7 @@ def test_no_name_or_text_can_become_markup(compressed):
     found["notes"], found["speed"]["window"] = [EVIL], EVIL
     taught = {**found, "history": [{**found["asked"], "step": EVIL, "model": EVIL}], "name": EVIL, "windows": EVIL}
     taught |= {"before": found["score"], "after": found["score"]}
-    cells = {"svd 0.6": cell(20.0), "svd 0.5": {"failed": "why"}, "other 0.6": cell(30.0)}
+    cells = {"svd 0.6": cell(20.0, notes=["why"]), "svd 0.5": {"failed": "why"}, "other 0.6": cell(30.0)}
     for page in (
         report_page.page(found, land),
         report_page.page(found, None, missing=EVIL, beside={EVIL: found}),
@@ -740,6 +740,20 @@ def test_a_comparison_names_the_winner_and_keeps_failures_in_their_cell():
     assert "a +0.450" in page
     for spec in data_of(page)["charts"].values():
         assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400})
+
+
+def test_a_comparison_has_each_note_once_on_top_with_the_methods_it_is_about():
+    few, split = "Calibrated on 8 tokens.", "Split <otherwise>."
+    cells = {
+        "a 0.6": cell(20.0, notes=[few]), "a 0.3": cell(30.0, notes=[few]), "b 0.6": {"failed": "no memory"},
+        "c 0.6": cell(15.0, notes=[few, split]), "d 0.6": cell(16.0, notes=[split]),
+    }  # fmt: skip
+    assert terminal.remarks(cells) == [f"a, c: {few}", f"c, d: {split}"]
+    top = compare_page.page({"cells": cells}).partition("<table")[0]
+    assert f'<p class="note">a, c: {few}</p>\n<p class="note">c, d: Split &lt;otherwise&gt;.</p>' in top
+    del cells["d 0.6"]
+    assert terminal.remarks(cells) == [f"all: {few}", f"c: {split}"]
+    assert terminal.remarks({"a 0.6": cells["a 0.6"]}) == [f"a: {few}"]
 
 
 def test_what_is_hopeless_does_not_press_the_rest_of_a_chart_together():
