@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gossamer import discover
+from gossamer.linalg.cholesky import lifted_cholesky
 from gossamer.vocabulary import Shape
 
 
@@ -39,6 +40,20 @@ class Metric(ABC):
         """Whether some statistic is all zero: no token came by, or nothing of it went on to the output."""
         return any(not self.statistics[name].any() for name in self.needs)
 
+    def dead(self) -> bool:
+        """Whether some input or output was zero on every token, so that nothing is known of its weights."""
+        return not all(_everywhere(self.statistics[name]) for name in self.needs)
+
+    def lifted(self) -> float:
+        """What roots of the metric's sides need on their diagonals beyond its damping, as a share of the mean there."""
+        return 0.0
+
+
+def _everywhere(statistic: Tensor) -> bool:
+    """Whether every row and every column of a statistic, or every number of a vector, holds something."""
+    sums = [statistic] if statistic.dim() == 1 else [statistic.any(0), statistic.any(1)]
+    return all(bool(found.all()) for found in sums)
+
 
 def metric(name: str) -> type[Metric]:
     """The metric with this name."""
@@ -67,6 +82,10 @@ class KroneckerMetric(Metric):
     def error(self, delta: Tensor) -> float:
         delta = delta.double()
         return 0.5 * float((times(self.output, delta) * times(self.input, delta.T).T).sum())
+
+    def lifted(self) -> float:
+        sides = [side for side in (self.output, self.input) if side is not None and side.dim() == 2]
+        return max((lifted_cholesky(side)[1] for side in sides), default=0.0)
 
 
 def times(side: Tensor | None, matrix: Tensor) -> Tensor:
@@ -98,6 +117,9 @@ class DiagonalMetric(InputMetric):
     @property
     def input(self) -> Tensor:
         return self.weights.diag()
+
+    def lifted(self) -> float:
+        return 0.0  # its root is that of each weight
 
 
 def regularized(moment: Tensor, damping: float, *, tokens: float = math.inf, prior: float = 0.0) -> Tensor:

@@ -56,6 +56,12 @@ class TableMetric(Metric):
     def blind(self) -> bool:
         return any(part.blind() for part in self.parts)
 
+    def dead(self) -> bool:
+        return False  # most texts leave tokens out
+
+    def lifted(self) -> float:
+        return max(part.lifted() for part in self.parts)
+
 
 def _kronecker(metric: Metric) -> KroneckerMetric:
     """The metric, with no mean taken off: what a table has for it is part of its weight, and no bias."""

@@ -42,3 +42,6 @@ class Covariance(Metric):
 
     def error(self, delta: Tensor) -> float:
         return self.centred.error(delta)
+
+    def lifted(self) -> float:
+        return self.centred.lifted()

@@ -15,6 +15,7 @@ from gossamer.errors import PlanError, WorkError
 from gossamer.evaluation.memory import give_back
 from gossamer.evaluation.recalled import Recalled
 from gossamer.metrics import Metric, TableMetric
+from gossamer.recipes import _doubts
 from gossamer.recipes._noting import Clock, located
 from gossamer.recipes.checking import factors
 from gossamer.recipes.measuring import (
@@ -238,18 +239,26 @@ def _priced(
     workspace: Workspace,
     progress: Progress,
 ) -> tuple[tuple[Curve, ...], tuple[Joint, ...], Path, tuple[str, ...]]:
-    """(the curves, the groups that may narrow, the folder of what solvers keep, notes about sites without a price)."""
+    """(the curves, the groups that may narrow, the folder of what solvers keep, notes about single sites)."""
     metric = metrics.metric(settings.metric)
     wanted = {"statistics": identity_digest(measured), "metric": settings.metric}
     identity = {"format": PRICES_FORMAT, **wanted, "structures": sorted(settings.structures)}
     folder = workspace.folder("curves", identity)
-    listing = folder / "curves.json"
+    listing, doubtful = folder / "curves.json", folder / "doubts.json"
 
     def weighed(site: Site) -> Metric:
         return weigh(metric, site, sums if site in found else aside, calibration.ids.numel())
 
-    if not listing.exists():
-        rows, trials = price_rows(opened, found, groups, weighed, settings, folder, progress)
+    if not listing.exists() or not doubtful.exists():
+        doubts: _doubts.Doubts = {}
+
+        def examined(site: Site) -> Metric:
+            ruler = weighed(site)
+            _doubts.look(doubts, site, ruler)
+            return ruler
+
+        rows, trials = price_rows(opened, found, groups, examined, settings, folder, progress)
+        _doubts.keep(doubtful, doubts)
         if metric.checked:
             rows = scaled(rows, factors(opened, trials, calibration, seed=settings.seed, progress=progress))
         write_json(listing, {"digest": identity_digest(rows), "prices": rows})
@@ -267,7 +276,7 @@ def _priced(
         notes = (
             f"Stay dense because the text never reached them, or they never reached the output {some(silent_sites)}",
         )
-    return curves, joints, folder, notes
+    return curves, joints, folder, (*notes, *_doubts.told(_doubts.kept(doubtful)))
 
 
 def remember(priced: Priced) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gossamer import discover
 from gossamer.checkpoints.store import read_tensors, write_tensors
+from gossamer.errors import NumericsError
 from gossamer.statistics._base import GRADIENTS, INPUTS, Statistic
 from gossamer.vocabulary import Site
 
@@ -109,7 +110,10 @@ class SumsFolder:
         return _Moments(self, site, needs)
 
     def mean(self, name: str, site: Site) -> Tensor:
-        """One statistic of one site; raises `WorkError` where its file is missing or damaged."""
+        """One statistic of one site.
+
+        Raises `WorkError` where its file is missing or damaged, `NumericsError` where the sum overflowed.
+        """
         path = self.folders[name] / f"{owner(name, site)}.safetensors"
         last = self._last.get(name)  # looked up once: another thread may put its own there
         if last is not None and last[0] == path:
@@ -117,6 +121,10 @@ class SumsFolder:
         tensors, facts = read_tensors(path)
         count = int(facts["count"] if statistic(name).reads == INPUTS else facts["tokens"])
         mean = statistic_at(name, site).finished(tensors["sum"], site.applied).double().div_(max(count, 1))
+        if not torch.isfinite(mean.sum()):
+            raise NumericsError(
+                f"{site.name}: its {name} is too large to add up in float32; check the model's weights."
+            )
         self._last[name] = (path, mean)
         return mean
 

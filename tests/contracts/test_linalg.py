@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gossamer.errors import NumericsError
 from gossamer.linalg import congruence as by_halves
-from gossamer.linalg.cholesky import safe_cholesky
+from gossamer.linalg.cholesky import lifted_cholesky, safe_cholesky
 from gossamer.linalg.congruence import congruence
 from gossamer.linalg.gram import PANEL, add_gram, from_panels, panels_numel
 from gossamer.linalg.skeleton import skeleton
@@ -74,6 +74,17 @@ def test_a_well_conditioned_matrix_gets_no_jitter():
     rows = normal(0, 100, 6)
     matrix = rows.T @ rows
     assert torch.equal(safe_cholesky(matrix), torch.linalg.cholesky(matrix))
+
+
+def test_what_was_added_before_a_root_was_found_is_told():
+    rows = normal(1, 4, 10)
+    for matrix in (rows.T @ rows - 0.01 * torch.eye(10), (rows.T @ rows).float().double()):
+        root, lifted = lifted_cholesky(matrix)
+        needed = -float(torch.linalg.eigvalsh(matrix)[0] / matrix.diagonal().mean())
+        assert 0 < needed <= lifted <= 12 * needed
+        added = lifted * matrix.diagonal().mean() * torch.eye(10, dtype=torch.float64)
+        assert (root @ root.T - matrix - added).norm() <= 1e-12 * matrix.norm()
+    assert lifted_cholesky(torch.eye(3, dtype=torch.float64))[1] == 0
 
 
 def test_the_root_of_zero_is_small_and_invertible():

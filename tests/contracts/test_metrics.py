@@ -53,6 +53,27 @@ def test_no_error_costs_less_than_nothing_whatever_the_statistics(name, case):
 
 
 @each_metric
+@pytest.mark.parametrize("case", ["plain", "dead_inputs", "silent_outputs"])
+def test_it_knows_of_inputs_and_outputs_that_were_zero_on_every_token(name, case):
+    _, inputs, gradients = layer((4, 5), case)
+    metric = weigh(name, inputs, gradients)
+    sides = {side for found in metric.statistics.values() for side in found.shape}
+    assert metric.dead() == ({"plain": 0, "dead_inputs": 5, "silent_outputs": 4}[case] in sides)
+
+
+@each_metric
+def test_it_knows_what_its_roots_need_beyond_its_damping(name):
+    _, inputs, gradients = layer((4, 5), "few_tokens")
+    metric = weigh(name, inputs, gradients)
+    assert metric.lifted() == 0
+    squares = {k: found for k, found in metric.statistics.items() if k.endswith("second_moment")}
+    for spoilt, moment in squares.items():
+        below = moment - 0.2 * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
+        lifted = METRICS[name]((4, 5), {**metric.statistics, spoilt: below}).lifted()
+        assert 0.1 < lifted < 12
+
+
+@each_metric
 @pytest.mark.parametrize("case", CASES)
 def test_the_sides_of_a_kronecker_metric_are_symmetric_positive_definite_and_float64(name, case):
     if not issubclass(METRICS[name], KroneckerMetric):

@@ -125,6 +125,7 @@ def test_a_broken_model(mistake, fails, copied):
     ("dtype", "value", "words"),
     [
         ("float32", 3e38, r"model\.layers\.0\.mlp\.\w+: .* not finite"),
+        ("float32", 1e25, r"model\.layers\.0\.mlp\.down_proj: its input_second_moment is too large"),
         ("float16", 6e4, "not finite .*in a wider format"),  # measured in float32, judged in half
     ],
 )
@@ -165,6 +166,38 @@ def test_nor_where_the_first_compression_left_layers_dense(run, fails, model_fol
     choices = json.loads((first / "plan.json").read_text())["choices"].values()
     assert {c["structure"] for c in choices} == {"dense", "pivoted_low_rank"}
     assert "compressed already" in fails(first)
+
+
+def test_layers_with_inputs_that_are_always_zero_are_named(run, copied, tiny, text_file, place):
+    """A note beside the result, also of a second run, which reads the prices of the first; and of a comparison."""
+    folder = copied("llama")
+    weights(lambda t: t[LAYER][3:5].zero_())(folder)
+    said = r"An input or an output was zero on every token .*\(1\): model\.layers\.0\.mlp\.down_proj\n"
+    asked = (folder, "--keep", 0.6, "--method", "svd_llm", *tiny, "--work", place / "work")
+    for out in ("first", "second"):
+        told = run("compress", *asked, "--out", place / out)
+        assert told.code == 0, told.err
+        assert len(re.findall(f"note: {said}", told.out)) == 1
+    words = ("--methods", "svd,svd_llm", "--keep", 0.6, "--test", text_file, "--test-tokens", 256, *tiny)
+    told = run("compare", folder, *words, "--work", place / "work", "--out", place / "table")
+    assert len(re.findall(f"note: svd_llm: {said}", told.out)) == 1
+    (doubts,) = (path for path in place.glob("work/curves-*/doubts.json") if "true" in path.read_text())
+    doubts.write_text(doubts.read_text().replace("true", "false"))
+    assert f"{doubts} is damaged" in run("compress", *asked, "--out", place / "third").err
+
+
+def test_statistics_that_are_not_positive_definite_are_named_with_what_is_added(
+    run, model_folder, text_file, monkeypatch, place
+):
+    """Eight tokens through layers of 32 and 48 inputs, in a metric without its damping."""
+    monkeypatch.setattr("gossamer.metrics.activation.regularized", lambda moment, damping: moment)
+    words = ("--keep", 0.6, "--method", "svd_llm", "--text", text_file, "--tokens", 8, "--window", 8)
+    told = run("compress", model_folder("llama"), *words, "--work", place / "work", "--out", place / "out")
+    assert told.code == 0, told.err
+    assert re.search(
+        r"note: Statistics are not positive definite, so roots .* up to \de-\d+ .* added \(\d+\): model\.layers\.0\.",
+        told.out,
+    )
 
 
 def test_a_layer_that_no_token_reaches_stays_dense_and_is_named(run, model_folder, tiny, work, place):
