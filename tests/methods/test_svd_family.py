@@ -1,7 +1,8 @@
 """Plain SVD, ASVD, FWSVD, SVD-LLM, LoRD and feature mimicking: what their papers promise exactly, on small layers.
 
 Every method goes through its own file: structure and metric from the method, the solver that these choose. Statistics
-are exact here, in float64; damping is of the order 1e-6, and prepared bases are kept in float32, which sets tolerances.
+are exact here, in float64, and damped by hand as the metrics damp them; prepared bases are kept in float32, which is
+what weights are compared to, while errors, which have no slope there, are right to its square.
 """
 
 from functools import cache
@@ -14,6 +15,7 @@ from gossamer import discover, metrics, structures
 from gossamer.expressions import Expression
 from gossamer.methods import method
 from gossamer.metrics import Metric
+from gossamer.metrics.separable_fisher import SeparableFisher
 from gossamer.solvers import choose
 from gossamer.statistics.fisher_rows import FisherRows
 from gossamer.structures import Structure
@@ -78,23 +80,40 @@ def output_error(expression: Expression, weight: Tensor, inputs: Tensor) -> floa
     return 0.5 * float((inputs @ weight.T - expression(inputs)).square().sum(1).mean())
 
 
+def for_damping(name: str, delta: Tensor, inputs: Tensor, gradients: Tensor) -> float:
+    """What the damping adds to the price of an error."""
+    beyond = damped(name, inputs, gradients) - undamped(name, inputs, gradients)
+    return 0.5 * float((delta @ beyond * delta).sum())
+
+
 def near(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return float((one - other).norm()) <= tolerance * float(other.norm())
 
 
-def right_root(name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
-    """R (n × n) by hand, such that the method minimizes ‖(W − W') R‖."""
-    n = inputs.shape[1]
+def undamped(name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """R Rᵀ (n × n) of the paper, such that its method minimizes ‖(W − W') R‖."""
     centred = inputs - inputs.mean(0)
-    square = {
-        "svd": torch.eye(n, dtype=torch.float64),
+    return {
+        "svd": torch.eye(inputs.shape[1], dtype=torch.float64),
         "asvd": inputs.abs().mean(0).diag(),
         "fwsvd": torch.einsum("ti,tj->tij", gradients, inputs).square().mean(0).mean(0).diag(),
         "svd_llm": inputs.T @ inputs / len(inputs),
         "lord": inputs.T @ inputs / len(inputs),
         "feature_mimicking": centred.T @ centred / len(inputs),
     }[name]
-    values, vectors = torch.linalg.eigh(square + DAMPING[name] * square.diagonal().mean() * torch.eye(n).double())
+
+
+def damped(name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """The same with the damping of the method's metric; centring has one of its own, of the uncentred moment."""
+    square = undamped(name, inputs, gradients)
+    if name == "feature_mimicking":
+        square = square + 1e-6 * inputs.square().mean(0).diag()
+    return square + DAMPING[name] * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
+
+
+def right_root(name: str, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """R (n × n), symmetric."""
+    values, vectors = torch.linalg.eigh(damped(name, inputs, gradients))
     return vectors * values.sqrt() @ vectors.T
 
 
@@ -113,27 +132,19 @@ def projected(weight: Tensor, second_moment: Tensor, rank: int) -> Tensor:
 
 
 def published(name: str, weight: Tensor, inputs: Tensor, gradients: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """(W', b') as the paper computes them, for a layer without a bias."""
+    """(W', b') as the paper computes them from these statistics, damped, for a layer without a bias."""
     none = torch.zeros(weight.shape[0], dtype=torch.float64)
-    moment = inputs.T @ inputs / len(inputs)
+    moment = damped(name, inputs, gradients)
     if name == "svd":
         return truncated(weight, rank), none
-    if name == "asvd":
-        scale = inputs.abs().mean(0).sqrt()
-        return truncated(weight * scale, rank) / scale, none
-    if name == "fwsvd":
-        per_token = torch.einsum("ti,tj->tij", gradients, inputs)
-        scale = per_token.square().sum(0).sum(0).sqrt()
+    if name in ("asvd", "fwsvd"):
+        scale = moment.diagonal().sqrt()
         return truncated(weight * scale, rank) / scale, none
     if name == "svd_llm":
         root = torch.linalg.cholesky(moment)
         return truncated(weight @ root, rank) @ torch.linalg.inv(root), none
-    if name == "lord":
-        return projected(weight, moment, rank), none
-    outputs = inputs @ weight.T
-    spread = outputs - outputs.mean(0)
-    u = torch.linalg.eigh(spread.T @ spread)[1][:, -rank:]
-    return u @ u.T @ weight, outputs.mean(0) - u @ u.T @ outputs.mean(0)
+    linear, mean = projected(weight, moment, rank), inputs.mean(0)
+    return linear, none if name == "lord" else weight @ mean - linear @ mean
 
 
 @each_rank
@@ -143,8 +154,8 @@ def test_it_is_what_its_paper_computes(name, shape, rank):
     weight, inputs, gradients = layer(shape)
     expression = fitted(name, shape, rank)
     linear, bias = published(name, weight, inputs, gradients, rank)
-    assert near(expression.dense(), linear, 1e-4)
-    assert near(expression(inputs), inputs @ linear.T + bias, 1e-4)
+    assert near(expression.dense(), linear, 1e-6)
+    assert near(expression(inputs), inputs @ linear.T + bias, 1e-6)
 
 
 @each_rank
@@ -165,11 +176,9 @@ def test_its_price_and_its_error_are_half_the_tail_energy_of_the_scaled_weight(n
     expression, price = compress(name, weight, ruler, rank)
     root = right_root(name, inputs, gradients)
     tail = 0.5 * float(torch.linalg.svdvals(weight @ root)[rank:].square().sum())
-    # Centring has a damping of its own, 1e-6 of the uncentred moment.
-    exact = 1e-4 if name == "feature_mimicking" else 1e-9
-    assert price == pytest.approx(tail, rel=exact)
+    assert price == pytest.approx(tail, rel=1e-9)
     assert ruler.error(weight - expression.dense()) == pytest.approx(price, rel=1e-9)
-    assert 0.5 * float(((weight - expression.dense()) @ root).square().sum()) == pytest.approx(tail, rel=1e-4)
+    assert 0.5 * float(((weight - expression.dense()) @ root).square().sum()) == pytest.approx(tail, rel=1e-9)
 
 
 @each_rank
@@ -178,7 +187,9 @@ def test_its_price_and_its_error_are_half_the_tail_energy_of_the_scaled_weight(n
 def test_its_price_is_the_output_error_on_the_calibration_tokens(name, shape, rank):
     weight, inputs, gradients = layer(shape)
     expression, price = compress(name, weight, ruler_of(name, inputs, gradients), rank)
-    assert output_error(expression, weight, inputs) == pytest.approx(price, rel=1e-4)
+    added = for_damping(name, weight - expression.dense(), inputs, gradients)
+    assert 0 < added < 1e-4 * price
+    assert output_error(expression, weight, inputs) + added == pytest.approx(price, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -187,10 +198,10 @@ def test_output_errors_are_ordered_centred_then_uncentred_then_every_diagonal_me
     weight, inputs, _ = layer(shape, seed)
     for rank in range(1, min(shape)):
         error = {name: output_error(fitted(name, shape, rank, seed), weight, inputs) for name in METHODS}
-        assert error["feature_mimicking"] <= error["svd_llm"] * (1 + 1e-4)
+        assert error["feature_mimicking"] <= error["svd_llm"] * (1 + 1e-9)
         assert error["svd_llm"] == error["lord"]
         for diagonal in ("svd", "asvd", "fwsvd"):
-            assert error["svd_llm"] <= error[diagonal] * (1 + 1e-4)
+            assert error["svd_llm"] <= error[diagonal] * (1 + 1e-9)
 
 
 @each_rank
@@ -201,7 +212,7 @@ def test_each_method_is_the_best_of_all_in_its_own_metric(shape, rank):
     for name in METHODS:
         ruler = ruler_of(name, inputs, gradients)
         own = ruler.error(weight - dense[name])
-        assert all(own <= ruler.error(weight - other) * (1 + 1e-6) for other in dense.values())
+        assert all(own <= ruler.error(weight - other) * (1 + 1e-9) for other in dense.values())
         # The tests above would mean little if the methods agreed.
         apart = [
             ruler.error(weight - dense[other]) > 1.001 * own for other in ("svd", "asvd", "fwsvd") if other != name
@@ -217,7 +228,7 @@ def test_what_centring_gains_is_in_the_mean(shape):
     centred, uncentred = (
         compress(name, weight, ruler_of(name, inputs, gradients), 3)[0] for name in ("feature_mimicking", "lord")
     )
-    assert near(centred.dense(), uncentred.dense(), 1e-4)
+    assert near(centred.dense(), uncentred.dense(), 1e-5)
     assert centred.offset().abs().max() < 1e-9
     assert output_error(fitted("feature_mimicking", shape, 3), *layer(shape)[:2]) < 0.9 * output_error(
         fitted("lord", shape, 3), *layer(shape)[:2]
@@ -289,7 +300,7 @@ def test_a_rotation_of_the_inputs_matters_to_diagonal_metrics_alone(name, shape)
     weight, inputs, gradients = layer(shape)
     turn = torch.linalg.qr(normal(8, shape[1], shape[1]))[0]
     turned = compress(name, weight @ turn.T, ruler_of(name, inputs @ turn.T, gradients), 4)[0]
-    same = near(turned(inputs @ turn.T), fitted(name, shape, 4)(inputs), 1e-4)
+    same = near(turned(inputs @ turn.T), fitted(name, shape, 4)(inputs), 1e-5)  # centring damps each input by its own
     assert same == (name not in ("asvd", "fwsvd"))
 
 
@@ -300,7 +311,7 @@ def test_a_rotation_of_the_inputs_matters_to_diagonal_metrics_alone(name, shape)
 @each_method
 def test_full_rank_reproduces_the_outputs(name, shape):
     weight, inputs, _ = layer(shape)
-    assert near(fitted(name, shape, min(shape))(inputs), inputs @ weight.T, 1e-5)
+    assert near(fitted(name, shape, min(shape))(inputs), inputs @ weight.T, 1e-6)
 
 
 @each_rank
@@ -311,8 +322,8 @@ def test_compressing_again_at_the_same_rank_changes_nothing(name, shape, rank):
     ruler = ruler_of(name, inputs, gradients)
     once = compress(name, weight, ruler, rank)[0]
     twice, price = compress(name, once.dense(), ruler, rank)
-    assert near(twice.dense(), once.dense(), 1e-5)
-    assert twice.offset().abs().max() <= 1e-5 * (inputs @ weight.T).abs().max()
+    assert near(twice.dense(), once.dense(), 1e-6)
+    assert twice.offset().abs().max() <= 1e-6 * (inputs @ weight.T).abs().max()
     assert price <= 1e-9 * ruler.error(weight)
 
 
@@ -328,10 +339,11 @@ def test_sixty_four_tokens_in_more_dimensions_are_enough_to_stay_finite(name, sh
         assert dense.norm() <= 10 * weight.norm()
         tail = 0.5 * float(torch.linalg.svdvals(weight @ root)[rank:].square().sum())
         whole = ruler.error(weight)
-        assert price == pytest.approx(tail, rel=1e-3, abs=1e-5 * whole)
-        assert ruler.error(weight - dense) == pytest.approx(price, rel=1e-6, abs=1e-9 * whole)
+        assert price == pytest.approx(tail, rel=1e-9, abs=1e-12 * whole)
+        assert ruler.error(weight - dense) == pytest.approx(price, rel=1e-9, abs=1e-10 * whole)
         if name in OUTPUT_METHODS:
-            assert output_error(expression, weight, inputs) == pytest.approx(tail, rel=1e-3, abs=1e-5 * whole)
+            error = output_error(expression, weight, inputs) + for_damping(name, weight - dense, inputs, gradients)
+            assert error == pytest.approx(tail, rel=1e-9, abs=1e-10 * whole)
 
 
 @each_method
@@ -344,6 +356,78 @@ def test_dead_inputs_leave_it_finite(name):
         expression = compress(name, turned, ruler, 4)[0]
         assert torch.isfinite(expression(inputs)).all()
         assert expression.dense().norm() <= 10 * turned.norm()
+
+
+# Text that was not seen.
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shape", [(24, 32), (48, 32), (32, 32)], ids=str)
+def test_eight_tokens_an_input_are_enough_for_svd_llm_to_win_on_text_that_was_not_seen(shape, seed):
+    """Of correlated inputs with a few that are thirty times as large, as the channels of language models are."""
+    m, n = shape
+    mix = torch.eye(n).double() + 0.5 * normal(seed + 20, n, n)
+    mix[:, [3, 17]] *= 30
+
+    def tokens(count: int, other: int) -> Tensor:
+        return normal(other, count, n) @ mix
+
+    weight, seen, unseen = normal(seed, m, n), tokens(8 * n, seed + 40), tokens(200 * n, seed + 60)
+    gradients = normal(seed + 80, len(seen), m)
+    for rank in (4, 12, 20):
+        svd_llm, asvd = (
+            output_error(compress(name, weight, ruler_of(name, seen, gradients), rank)[0], weight, unseen)
+            for name in ("svd_llm", "asvd")
+        )
+        assert svd_llm < asvd
+
+
+# Both sides of the Fisher information.
+
+
+def both_sides(weight: Tensor, inputs: Tensor, gradients: Tensor, rank: int) -> Tensor:
+    """FWSVD with outputs weighted too: `--metric separable_fisher`."""
+    moments = {
+        "fisher_rows": MOMENTS["fisher_rows"](inputs, gradients),
+        "fisher_columns": (inputs.square().sum(1, keepdim=True) * gradients.square()).mean(0),
+    }
+    return compress("fwsvd", weight, SeparableFisher((gradients.shape[1], inputs.shape[1]), moments), rank)[0].dense()
+
+
+def outputs_only(weight: Tensor, inputs: Tensor, gradients: Tensor, rank: int) -> Tensor:
+    """FWSVD of the layer read the other way round: the paper's rows are our columns."""
+    return compress("fwsvd", weight.T.contiguous(), ruler_of("fwsvd", gradients, inputs), rank)[0].dense().T
+
+
+@each_rank
+@each_shape
+def test_both_sides_of_the_fisher_lose_less_than_either_in_the_norm_of_both(shape, rank):
+    weight, inputs, gradients = layer(shape)
+    fisher = torch.einsum("ti,tj->tij", gradients, inputs).square().mean(0)
+    rows, columns = fisher.sum(1, keepdim=True), fisher.sum(0)
+
+    def lost(other: Tensor) -> float:
+        return float((rows * columns * (weight - other).square()).sum())
+
+    both = lost(both_sides(weight, inputs, gradients, rank))
+    assert both < lost(fitted("fwsvd", shape, rank).dense())
+    assert both < lost(outputs_only(weight, inputs, gradients, rank))
+    assert both < lost(fitted("svd", shape, rank).dense())
+
+
+@each_rank
+@each_shape
+def test_where_the_fisher_has_rank_one_both_sides_are_the_best_there_is(shape, rank):
+    """Each entry's gradient has one size for all tokens: the least Σ F (W − W')² is a tail of singular values."""
+    weight, inputs, gradients = layer(shape)
+    sizes = gradients[0].abs(), inputs[0].abs()
+    inputs, gradients = sizes[1] * inputs.sign(), sizes[0] * gradients.sign()
+    found = both_sides(weight, inputs, gradients, rank)
+    scales = [size.square() + 1e-5 * size.square().mean() for size in sizes]
+    fisher = scales[0][:, None] * scales[1]
+    tail = float(torch.linalg.svdvals(fisher.sqrt() * weight)[rank:].square().sum())
+    assert float((fisher * (weight - found).square()).sum()) == pytest.approx(tail, rel=1e-9)
+    assert tail < 0.99 * float((fisher * (weight - fitted("svd", shape, rank).dense()).square()).sum())
 
 
 # Statistics.
