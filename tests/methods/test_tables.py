@@ -139,17 +139,34 @@ def test_a_lookup_is_a_product_with_unit_vectors(kind):
 @pytest.mark.parametrize("size", [1, 4])
 def test_feature_mimicking_of_a_table_is_principal_components_around_the_mean(size):
     weight, p = table(), frequencies()
+    p = p + 1e-6 * p.mean()  # the metric's damping
     expression, price = solved(weight, AffineLowRank(), size, TableMetric([lookup(Covariance)]))
-    mean = p @ weight
+    mean = p @ weight / p.sum()
     spread = (weight - mean).T @ (p[:, None] * (weight - mean))
     values, vectors = torch.linalg.eigh(spread)
     axes = vectors[:, -size:]
-    torch.testing.assert_close(expression.dense(), (weight - mean) @ axes @ axes.T + mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(expression.dense(), (weight - mean) @ axes @ axes.T + mean, rtol=1e-5, atol=1e-5)
     tail = float(values[:-size].sum())
     found = float(p @ (weight - expression.dense()).square().sum(1))
-    assert found == pytest.approx(tail, rel=1e-4)
-    assert 2 * price == pytest.approx(tail, rel=1e-4)
-    torch.testing.assert_close(p @ expression.rows(torch.arange(VOCAB)), mean, rtol=1e-4, atol=1e-4)
+    assert found == pytest.approx(tail, rel=1e-9)
+    assert 2 * price == pytest.approx(tail, rel=1e-9)
+    torch.testing.assert_close(p @ expression.rows(torch.arange(VOCAB)) / p.sum(), mean, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 4, WIDTH])
+def test_a_feature_mimicking_table_folds_into_the_layer_behind_it(size):
+    """F (U c + s) = (F U) c + F s: codes alone are looked up, and the layer, smaller, has the row in its bias."""
+    weight, ids = table(), torch.tensor([[3, 0, 39], [3, 3, 17]])
+    expression, _ = solved(weight, AffineLowRank(), size, TableMetric([lookup(Covariance)]))
+    codes, decoder = (factor.dense() for factor in expression.others.factors)
+    layer, bias = normal(7, 6, WIDTH), normal(8, 6)
+    behind = expression.rows(ids) @ layer.T + bias
+    folded = codes[ids] @ (layer @ decoder.T).T + (bias + layer @ expression.row)
+    assert codes.shape == (VOCAB, size)
+    torch.testing.assert_close(folded, behind, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(expression.dense()[ids] @ layer.T + bias, behind, rtol=1e-12, atol=1e-12)
+    without = codes[ids] @ (layer @ decoder.T).T + bias
+    assert (without - behind).abs().max() > 0.1, "the row is not nothing"
 
 
 @pytest.mark.parametrize("seed", range(4))
