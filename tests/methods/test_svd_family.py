@@ -379,7 +379,7 @@ def test_eight_tokens_an_input_are_enough_for_svd_llm_to_win_on_text_that_was_no
             output_error(compress(name, weight, ruler_of(name, seen, gradients), rank)[0], weight, unseen)
             for name in ("svd_llm", "asvd")
         )
-        assert svd_llm < asvd
+        assert svd_llm < 0.9 * asvd
 
 
 # Both sides of the Fisher information.
