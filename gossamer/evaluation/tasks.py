@@ -29,7 +29,7 @@ SOURCES = tuple(dict.fromkeys([Path(__file__).parents[2], *(Path(p) for p in sys
 folder, which Python looks into as well, may be anything."""
 TOGETHER = 8
 """Texts that are written at once where code is: a token of each takes SmolLM2-135M about 0.08 s of one core for one
-text and for eight, 0.14 for sixteen. Other tasks go one by one: the logits of eight whole texts can be too many to hold."""
+text and for eight, 0.14 for sixteen. Other tasks go one by one: the logits of eight whole texts can be too many."""
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
 
 

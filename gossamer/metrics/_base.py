@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from gossamer import discover
@@ -85,7 +86,12 @@ class KroneckerMetric(Metric):
 
     def lifted(self) -> float:
         sides = [side for side in (self.output, self.input) if side is not None and side.dim() == 2]
-        return max((lifted_cholesky(side)[1] for side in sides), default=0.0)
+        return max(map(_lift, sides), default=0.0)
+
+
+def _lift(side: Tensor) -> float:
+    """What the root of a metric's side needs on the diagonal; of one that float32 can root already, nothing."""
+    return 0.0 if not int(torch.linalg.cholesky_ex(side.float())[1]) else lifted_cholesky(side)[1]
 
 
 def times(side: Tensor | None, matrix: Tensor) -> Tensor:
