@@ -165,10 +165,10 @@ def _intact(file: Path) -> None:
     """Raise `ModelError` where a file of tensors is not the one that was saved in its folder, or is none."""
     note = file.with_name(CHECKSUMS)
     expected = read_json(note).get(file.name) if note.exists() else None
-    if expected is not None and expected != file_checksum(file):
+    if expected is not None and expected != (found := file_checksum(file)):
         raise ModelError(
-            f"{file} is damaged: its checksum does not match; fetch it again, or delete {CHECKSUMS} beside it if you "
-            "changed the weights yourself."
+            f"{file} is damaged: its checksum does not match, {found} where {CHECKSUMS} has {expected}; fetch it "
+            f"again, or delete {CHECKSUMS} beside it if you changed the weights yourself."
         )
     try:
         with safe_open(file, framework="pt"):
@@ -193,7 +193,8 @@ def _fitting(name: str, expression: Expression, module: nn.Module) -> None:
 
 
 def _complete(model: PreTrainedModel) -> None:
-    """Let loading end with `ModelError` where files lack weights, which transformers would draw at random.
+    """Let loading end with `ModelError` where files lack weights, which transformers would draw at random, or hold
+    other shapes of them than expressions have.
 
     A class that the model was not saved as may have parts of its own that are to be trained, as one that classifies;
     what is there in part must be there whole.
@@ -208,6 +209,14 @@ def _complete(model: PreTrainedModel) -> None:
         del model._adjust_missing_and_unexpected_keys  # the class's own comes back
         adjust(loading_info)
         begun = {part(key) for key in model.state_dict() if key not in loading_info.missing_keys}
+        misshapen = sorted(each for each in loading_info.mismatched_keys if ".expression." in each[0])
+        if misshapen:
+            loading_info.mismatched_keys.clear()  # else transformers has an error of its own, which names nothing
+            key, there, told = misshapen[0]
+            raise ModelError(
+                f"{model.name_or_path} has {key} in the shape {tuple(there)}, where its config says {tuple(told)}; "
+                "fetch the folder again."
+            )
         lacking = sorted(key for key in loading_info.missing_keys if saved_as or part(key) in begun)
         if lacking:
             raise ModelError(

@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -176,21 +177,80 @@ def spoilt(shortened, tmp_path):
     return shutil.copytree(shortened("quantized", 7), tmp_path / "spoilt")
 
 
+def checksums(folder):
+    """(the one noted for the file of weights, the one it has)."""
+    content = (folder / "model.safetensors").read_bytes()
+    return json.loads((folder / "checksums.json").read_text())["model.safetensors"], f"{zlib.crc32(content):08x}"
+
+
 @pytest.mark.parametrize("place", [-1, -4000, 3000])
-def test_a_flipped_byte_is_noticed(place, spoilt, load):
+def test_a_flipped_byte_is_noticed_and_both_checksums_are_named(place, spoilt, load):
     file = spoilt / "model.safetensors"
     data = bytearray(file.read_bytes())
     data[place] ^= 16
     file.write_bytes(data)
-    with pytest.raises(Exception, match="checksum does not match"):
+    noted, found = checksums(spoilt)
+    said = rf"model\.safetensors is damaged: its checksum does not match, {found} where checksums\.json has {noted};"
+    with pytest.raises(ModelError, match=said):
         load(spoilt, KIND)
 
 
-def test_a_truncated_file_is_refused(spoilt, refused, text_file):
+def test_a_truncated_file_is_refused_and_both_checksums_are_named(spoilt, refused, text_file):
     file = spoilt / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
+    noted, found = checksums(spoilt)
     said = refused("evaluate", spoilt, "--text", text_file)
-    assert "model.safetensors" in said or "can be loaded" in said
+    damaged = f"{file} is damaged: its checksum does not match, {found} where checksums.json has {noted}; fetch it"
+    assert said.startswith(damaged), said
+
+
+def tampered(folder, end, change):
+    """Change the first tensor whose name ends so, where no checksum tells; returns the name of its expression."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith(end))
+    tensors[name] = change(tensors[name])
+    save_file(tensors, file, metadata={"format": "pt"})
+    (folder / "checksums.json").write_text(json.dumps({file.name: f"{zlib.crc32(file.read_bytes()):08x}"}))
+    return name.removesuffix(end)
+
+
+def first(number):
+    """A function: the tensor with another first number."""
+
+    def change(tensor):
+        tensor = tensor.clone()
+        tensor.view(-1)[0] = number
+        return tensor
+
+    return change
+
+
+TAMPERED = {
+    "a column out of range": ("squeezellm", ".columns", first(2**16 - 1), "entries lie outside of"),
+    "counts of more entries than there are": ("squeezellm", ".counts", first(2**16 - 1), "entries lie outside of"),
+    "counts of none": ("squeezellm", ".counts", torch.zeros_like, "entries lie outside of"),
+    "a full mask": ("wanda", ".mask", first(255), "its mask places"),
+    "a place out of range": ("pivoted", ".order", first(10**9), "are not distinct"),
+    "a negative place": ("pivoted", ".order", first(-1), "are not distinct"),
+    "a place twice": ("pivoted", ".order", torch.zeros_like, "are not distinct"),
+    "too many codes": ("quantized", ".codes", lambda t: t.repeat(1000), "where its config says"),
+    "too few codes": ("quantized", ".codes", lambda t: t[1:].clone(), "where its config says"),
+    "levels of another shape": ("squeezellm", ".levels", lambda t: t[:, 1:].clone(), "where its config says"),
+}
+
+
+@pytest.mark.parametrize("damage", TAMPERED)
+def test_tensors_that_cannot_be_are_refused_by_name_where_the_checksum_is_right(
+    damage, run, model_folder, tiny, work, refused, text_file, tmp_path
+):
+    method, end, change, said = TAMPERED[damage]
+    budget = ("--bits", 12) if method in ("squeezellm", "quantized") else ("--keep", 0.6)
+    words = ("--method", method, *budget, *tiny, "--work", work, "--out", tmp_path / "out")
+    assert run("compress", model_folder(KIND), *words).code == 0
+    name = tampered(tmp_path / "out", end, change)
+    told = refused("evaluate", tmp_path / "out", "--text", text_file)
+    assert name.partition(".expression")[0] in told and said in told, told
 
 
 @pytest.mark.parametrize("shape", [[32, 10**9], [10**12, 32], [33, 32]])
