@@ -18,11 +18,12 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 import gossamer
 from gossamer import bottlenecks, discover, sites
 from gossamer.bottlenecks import Bottleneck
-from gossamer.bottlenecks._stream import probe
+from gossamer.bottlenecks._stream import Norm, State, Stream, _beside, probe
 from gossamer.bottlenecks.residual_stream import write_in
 from gossamer.checkpoints import export, plugin, saving
 from gossamer.errors import ModelError, PlanError
 from gossamer.metrics.activation import Activation
+from gossamer.vocabulary import Site
 
 STREAM = discover.load(bottlenecks, "residual_stream", Bottleneck)()
 SMALL = {
@@ -209,6 +210,55 @@ def test_what_it_is_said_to_cost_is_what_is_stored(kind, size):
     shrunk = saving.weights_bytes(model) - saving.weights_bytes(small)
     assert shrunk == dense - sum(cost.bytes for cost in costs.values())
     assert set(costs) - {site.name for site in stream.members} == {stream.head.name}
+
+
+def smollm2():
+    """SmolLM2-135M with its shapes and no weights, and the stream that its shapes make."""
+    with torch.device("meta"):
+        config = transformers.LlamaConfig(
+            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+            num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
+        )  # fmt: skip
+        model = AutoModelForCausalLM.from_config(config)
+    named = {site.name: site for site in sites.find(model)}
+    head = Site(name="lm_head", kind="linear", shape=(49152, 576), bias=False, reads="lm_head")
+
+    def state(norm, readers, writers):
+        gain, offset = torch.ones(576), torch.zeros(576)
+        whole = Norm(name=norm, eps=1e-5, centred=False, gain=gain, offset=offset, readers=readers)
+        return State((whole,), tuple(named[name] for name in writers))
+
+    states, before = [], []
+    for i in range(30):
+        at = f"model.layers.{i}"
+        reads, feeds = ([named[f"{at}.{n}_proj"] for n in names] for names in ATTENTION_AND_MLP)
+        states.append(state(f"{at}.input_layernorm", tuple(reads), before))
+        states.append(state(f"{at}.post_attention_layernorm", tuple(feeds), [f"{at}.self_attn.o_proj"]))
+        before = [f"{at}.mlp.down_proj"]
+    states.append(state("model.norm", (head,), before))
+    tables = ("model.embed_tokens",)
+    ends = {"states": tuple(states), "tables": tables, "head": head}
+    members = tuple(named.values())
+    beside = _beside(model, states, tables, head)
+    return model, Stream(writers=members[:-1], reader=members[-1], **ends, **beside)
+
+
+ATTENTION_AND_MLP = ("self_attn.q", "self_attn.k", "self_attn.v"), ("mlp.gate", "mlp.up")
+
+
+def test_smollm2_is_hardly_smaller_for_what_is_sliced_off():
+    """At 10, 20, 25 and 30 % of its width, in steps of 8: each block has two shortcuts, and the head comes apart."""
+    model, stream = smollm2()
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    dense = sum(math.prod(site.shape) for site in stream.members)
+    blocks, all_of_it = [], []
+    for width in (512, 456, 432, 400):
+        cost = STREAM.cost(stream, width, 1)
+        inside = sum(cost[site.name].params for site in stream.members)
+        blocks.append(inside / dense)
+        all_of_it.append((whole - dense + sum(c.bytes for c in cost.values())) / whole)
+    assert blocks == pytest.approx([1.037, 0.909, 0.855, 0.785], abs=6e-4)
+    assert all_of_it == pytest.approx([1.19, 1.05, 0.99, 0.91], abs=6e-3)
 
 
 @each_kind

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gossamer.checkpoints.plugin import expressions_of
-from gossamer.recipes.compress import build
+from gossamer.recipes.compress import apply, build
 from gossamer.recipes.planning import make_plan
 from gossamer.recipes.pricing import price_model
 from gossamer.vocabulary import Budget
@@ -96,6 +96,48 @@ def test_a_layer_is_left_alone_by_calling_it_dense(run, edited, load, model_fold
     assert torch.equal(
         model.get_submodule(LAYER).weight, load(model_folder("llama"), "llama").get_submodule(LAYER).weight
     )
+
+
+MIXED = {
+    **{f"model.layers.0.mlp.{part}_proj": ("neurons", 20, "dense") for part in ("gate", "up", "down")},
+    "model.layers.0.self_attn.q_proj": ("low_rank", 5, "product"),
+    **{f"model.layers.1.self_attn.{part}_proj": ("query_key", 5, "placed_rows") for part in "qk"},
+    "model.layers.1.self_attn.v_proj": ("value_output", 9, "placed_rows"),
+    "model.layers.1.self_attn.o_proj": ("value_output", 9, "picked_columns"),
+    "model.layers.1.mlp.down_proj": ("low_rank", 7, "product"),
+}
+"""What becomes of a layer, in which size, and what that is written as; the other layers stay dense."""
+
+
+def test_one_plan_narrows_one_block_s_mlp_and_another_s_attention_factors_a_third_and_leaves_the_rest(
+    run, model_folder, tiny, load, answers, work, tmp_path
+):
+    path = tmp_path / "plan.json"
+    kinds = "neurons,query_key,value_output,low_rank"
+    words = ("--keep", 0.7, "--structures", kinds, "--allocator", "uniform", "--out", path, "--work", work, *tiny)
+    told = run("plan", model_folder("llama"), *words)
+    assert told.code == 0, told.err
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    for name, choice in plan["choices"].items():
+        structure, size, _ = MIXED.get(name, ("dense", 16, ""))
+        choice.update(structure=structure, size=size)
+    path.write_text(json.dumps(plan), encoding="utf-8")
+    done = apply(path, tmp_path / "out", work=work)
+    dense, loaded = load(model_folder("llama"), "llama"), load(tmp_path / "out", "llama")
+    assert torch.equal(answers(loaded), answers(done.model))
+    assert not torch.equal(answers(loaded), answers(dense))
+    for model in (done.model, loaded):
+        assert {name: e.kind for name, e in expressions_of(model).items()} == {
+            n: kind for n, (*_, kind) in MIXED.items()
+        }
+    saved = done.plan.choices
+    assert {name: (saved[name].structure, saved[name].size) for name in MIXED} == {n: c[:2] for n, c in MIXED.items()}
+    for name in plan["choices"].keys() - MIXED.keys():
+        assert torch.equal(loaded.get_submodule(name).weight, dense.get_submodule(name).weight)
+    assert loaded.model.layers[0].mlp.down_proj.expression.shape == (32, 20)
+    stored = sum(p.numel() for e in expressions_of(loaded).values() for p in e.parameters())
+    untouched = sum(dense.get_submodule(name).weight.numel() for name in plan["choices"].keys() - MIXED.keys())
+    assert done.report.small.params == stored + untouched < done.report.dense.params
 
 
 def test_members_of_an_mlp_narrow_to_one_width_and_another_may_be_chosen(run, narrow, load, work, tmp_path):
