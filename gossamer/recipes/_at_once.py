@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -17,15 +18,18 @@ MOST = 4
 def at_once(work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """`work` of every item, in order; PyTorch's threads are shared out among those that run at once.
 
-    What one raises is raised in its turn, and those that have not begun then never do.
+    What one raises is raised in its turn. Work runs a few items ahead of what is taken, so that no result waits long, and
+    not on when that stops.
     """
     threads = torch.get_num_threads()
     workers = min(threads, MOST)
+    left = iter(items)
     with ThreadPoolExecutor(workers, "layer", torch.set_num_threads, (threads // workers,)) as pool:
-        waiting = deque(pool.submit(work, item) for item in items)
+        waiting = deque(pool.submit(work, item) for item in islice(left, 2 * workers))
         try:
             while waiting:
                 yield waiting.popleft().result()
+                waiting.extend(pool.submit(work, item) for item in islice(left, 1))
         finally:
             for future in waiting:
                 future.cancel()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from gossamer import Budget, Settings, compress, plan
 from gossamer.checkpoints import store
 from gossamer.checkpoints.store import read_tensors
 from gossamer.recipes import measuring, prices
+from gossamer.recipes._at_once import at_once
 from gossamer.statistics import _gather
 
 HALF = Budget(unit="params", amount=0.5)
@@ -203,11 +205,59 @@ def test_interrupted_pricing_goes_on(model_folder, tiny_settings, undisturbed, t
         plan(str(model_folder("llama")), HALF, tiny_settings, work=tmp_path, progress=interrupting("price", 5))
     assert not list(tmp_path.glob("curves-*/curves.json"))
     done = snapshot(tmp_path, "curves-*/whitened_svd/*")
-    assert len(done) == 5
     plan(str(model_folder("llama")), HALF, tiny_settings, work=tmp_path)
     after = snapshot(tmp_path, "curves-*/whitened_svd/*")
+    assert 5 <= len(done) < len(after)  # those under way at the stop are finished
     assert {path: after[path] for path in done} == done
     same_results(tmp_path, undisturbed)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_layers_are_worked_on_side_by_side_and_handed_over_in_order(two_threads):
+    both = threading.Barrier(2, timeout=60)
+
+    def work(item):
+        both.wait()  # passes where two are at work at once
+        return item, torch.get_num_threads()
+
+    assert list(at_once(work, range(8))) == [(item, 1) for item in range(8)]
+    assert torch.get_num_threads() == 2
+
+
+def test_what_one_layer_raises_comes_in_its_turn_and_few_others_begin(two_threads):
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        if item == 3:
+            raise StoppedError
+        return item
+
+    results = at_once(work, range(100))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(StoppedError):
+        next(results)
+    assert len(begun) < 10 and torch.get_num_threads() == 2
+
+
+def test_prices_are_the_same_for_however_many_layers_at_once(
+    model_folder, tiny_settings, undisturbed, two_threads, tmp_path
+):
+    for folder in undisturbed.glob("statistics-*"):
+        shutil.copytree(folder, tmp_path / folder.name)
+    plan(str(model_folder("llama")), HALF, tiny_settings, work=tmp_path)
+    found, expected = (
+        {path: data for path, (_, data) in snapshot(folder, "curves-*/*/*").items()}
+        for folder in (tmp_path, undisturbed)
+    )
+    assert found == expected
 
 
 def test_a_stop_while_solving_or_judging_leaves_no_folder(model_folder, tiny_settings, undisturbed, tmp_path):
