@@ -18,8 +18,8 @@ MOST = 4
 def at_once(work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """`work` of every item, in order; PyTorch's threads are shared out among those that run at once.
 
-    What one raises is raised in its turn. Work runs a few items ahead of what is taken, so that no result waits long, and
-    not on when that stops.
+    What one raises is raised in its turn. Work runs a few items ahead of what is taken, so that no result waits long,
+    and not on when that stops.
     """
     threads = torch.get_num_threads()
     workers = min(threads, MOST)

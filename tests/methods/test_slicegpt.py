@@ -212,6 +212,9 @@ def test_what_it_is_said_to_cost_is_what_is_stored(kind, size):
     assert set(costs) - {site.name for site in stream.members} == {stream.head.name}
 
 
+ATTENTION_AND_MLP = ("self_attn.q", "self_attn.k", "self_attn.v"), ("mlp.gate", "mlp.up")
+
+
 def smollm2():
     """SmolLM2-135M with its shapes and no weights, and the stream that its shapes make."""
     with torch.device("meta"):
@@ -237,13 +240,9 @@ def smollm2():
         before = [f"{at}.mlp.down_proj"]
     states.append(state("model.norm", (head,), before))
     tables = ("model.embed_tokens",)
-    ends = {"states": tuple(states), "tables": tables, "head": head}
-    members = tuple(named.values())
-    beside = _beside(model, states, tables, head)
-    return model, Stream(writers=members[:-1], reader=members[-1], **ends, **beside)
-
-
-ATTENTION_AND_MLP = ("self_attn.q", "self_attn.k", "self_attn.v"), ("mlp.gate", "mlp.up")
+    *writers, reader = named.values()
+    ends = {"states": tuple(states), "tables": tables, "head": head, **_beside(model, states, tables, head)}
+    return model, Stream(writers=tuple(writers), reader=reader, **ends)
 
 
 def test_smollm2_is_hardly_smaller_for_what_is_sliced_off():
