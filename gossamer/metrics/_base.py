@@ -52,8 +52,10 @@ class Metric(ABC):
 
 def _everywhere(statistic: Tensor) -> bool:
     """Whether every row and every column of a statistic, or every number of a vector, holds something."""
-    sums = [statistic] if statistic.dim() == 1 else [statistic.any(0), statistic.any(1)]
-    return all(bool(found.all()) for found in sums)
+    if statistic.dim() == 1:
+        return bool(statistic.all())
+    full = statistic.shape[0] == statistic.shape[1] and bool(statistic.diagonal().all())  # which is soon told
+    return full or bool(statistic.any(0).all() and statistic.any(1).all())
 
 
 def metric(name: str) -> type[Metric]:
