@@ -94,7 +94,7 @@ def _row(old: Any, new: Any, ids: Tensor) -> Row:
         divergence[start : start + ROWS] = (torch.linalg.vecdot(p.softmax(-1), p - q) - norms[0] + norms[1]).cpu()
         target = ids[start + 1 : start + ROWS + 1, None].to(p.device)
         said = torch.stack([z[: len(target)].gather(1, target)[:, 0] for z in (p, q)])
-        sums += (norms[:, : len(target)] - said).double().sum(1).cpu()
+        sums += (norms[:, : len(target)] - said).cpu().double().sum(1)
     scored = len(ids) - 1
     return float(sums[0]) / scored, float(sums[1]) / scored, divergence
 

@@ -13,11 +13,10 @@ Doubts = dict[str, tuple[bool, float]]
 """Layer → (whether an input or output is dead, what its roots need beyond the damping); see `Metric`."""
 
 
-def look(doubts: Doubts, site: Site, ruler: Metric) -> None:
-    """Add what there is to say of a site; of one that no token reached another note says it."""
-    if site.name not in doubts and not ruler.blind():
-        # A head's outputs are tokens, most of which are never near.
-        doubts[site.name] = (site.role == "layer" and ruler.dead(), ruler.lifted())
+def doubt(site: Site, ruler: Metric) -> tuple[bool, float]:
+    """What there is to say of a site that the text reached."""
+    # A head's outputs are tokens, most of which are never near.
+    return site.role == "layer" and ruler.dead(), ruler.lifted()
 
 
 def keep(path: Path, doubts: Doubts) -> None:

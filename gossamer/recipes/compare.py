@@ -55,8 +55,9 @@ def compare(
     """Perplexity and divergence of each method at each of the budgets, on the text `test`.
 
     All methods share one pass over the calibration text. `settings` says which text and how much of it; the methods'
-    own choices replace its metric, structures and allocator. Cells are kept in `out` (compare.json, compare.csv) as
-    they are done, so that the same call goes on where it stopped; a method that fails says so in its cell.
+    own choices replace its metric, structures and allocator; methods that choose alike are measured once. Cells are
+    kept in `out` (compare.json, compare.csv) as they are done, so that the same call goes on where it stopped; a method
+    that fails says so in its cell.
     Raises `OutputError` where `out` is no folder, or holds a comparison under another protocol.
     """
     saving.standing(Path(out))

@@ -14,12 +14,13 @@ from gossamer.checkpoints.store import identity_digest, read_json, read_tensors,
 from gossamer.errors import WorkError
 from gossamer.metrics import Metric, TableMetric
 from gossamer.recipes._at_once import at_once
+from gossamer.recipes._doubts import Doubts, doubt
 from gossamer.recipes.checking import Trial, reference
 from gossamer.recipes.menus import Narrowings, forms_for, menu
 from gossamer.statistics import SumsFolder
 from gossamer.vocabulary import Curve, Option, Progress, Settings, Site
 
-PRICES_FORMAT = 10
+PRICES_FORMAT = 11
 """Of prices and of what solvers prepare, in the working folder; a change here prices anew what was measured."""
 
 Row = dict[str, list[float]]
@@ -74,11 +75,11 @@ def price_rows(
     settings: Settings,
     folder: Path,
     progress: Progress,
-) -> tuple[Rows, dict[str, list[Trial]]]:
-    """The prices of every layer, and what to check them by; what solvers prepare is kept in `folder`."""
+) -> tuple[Rows, dict[str, list[Trial]], Doubts]:
+    """The prices of every layer, what to check them by, and doubts; what solvers prepare is kept in `folder`."""
     wide = {group.name: (kind, group) for kind, group in groups}
 
-    def priced(site: Site) -> tuple[Row, list[Trial]] | None:
+    def priced(site: Site) -> tuple[Row, list[Trial], tuple[bool, float]] | None:
         ruler = ruler_of(site)
         if ruler.blind():
             return None
@@ -89,11 +90,19 @@ def price_rows(
             narrow, trial = _narrow_prices(opened, kind, group, rulers, folder)
             row |= narrow
             tried += trial
-        return row, tried
+        return row, tried, doubt(site, ruler)
 
-    each = dict(zip(found, progress("price", at_once(priced, found), len(found)), strict=True))
-    rows: Rows = {site.name: made and made[0] for site, made in each.items()}
-    return rows, {site.name: made[1] for site, made in each.items() if made and made[1]}
+    rows: Rows = {}
+    trials: dict[str, list[Trial]] = {}
+    doubts: Doubts = {}
+    for site, made in zip(found, progress("price", at_once(priced, found), len(found)), strict=True):
+        if made is None:
+            rows[site.name] = None
+            continue
+        rows[site.name], tried, doubts[site.name] = made
+        if tried:
+            trials[site.name] = tried
+    return rows, trials, doubts
 
 
 def _prices(opened: Opened, site: Site, ruler: Metric, settings: Settings, folder: Path) -> tuple[Row, list[Trial]]:

@@ -249,15 +249,8 @@ def _priced(
     def weighed(site: Site) -> Metric:
         return weigh(metric, site, sums if site in found else aside, calibration.ids.numel())
 
-    if not listing.exists() or not doubtful.exists():
-        doubts: _doubts.Doubts = {}
-
-        def examined(site: Site) -> Metric:
-            ruler = weighed(site)
-            _doubts.look(doubts, site, ruler)
-            return ruler
-
-        rows, trials = price_rows(opened, found, groups, examined, settings, folder, progress)
+    if not listing.exists():
+        rows, trials, doubts = price_rows(opened, found, groups, weighed, settings, folder, progress)
         _doubts.keep(doubtful, doubts)
         if metric.checked:
             rows = scaled(rows, factors(opened, trials, calibration, seed=settings.seed, progress=progress))

@@ -18,7 +18,7 @@ from gossamer.structures.dictionary import Dictionary
 
 
 class DictionaryPursuit(DictionarySolver):
-    """About a second for a 576 × 576 layer on one core, five for 1536 × 576: most of the time is in products."""
+    """About a second for a 576 × 576 layer on one core, two to four for 1536 × 576: most of it is in products."""
 
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         return issubclass(structure, Dictionary) and issubclass(metric, InputMetric)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from gossamer import Budget, Compressed, Settings, compress
 from gossamer.cli._app import app, main
@@ -184,3 +184,17 @@ def copied(model_folder, tmp_path):
         return Path(shutil.copytree(model_folder(kind), tmp_path / f"copy-{kind}"))
 
     return copy
+
+
+@pytest.fixture
+def with_neurons(copied):
+    """A function: how many neurons → a tiny llama whose MLPs have as many."""
+
+    def made(neurons: int) -> Path:
+        folder = copied("llama")
+        config = AutoConfig.from_pretrained(folder)
+        config.intermediate_size = neurons
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        return folder
+
+    return made

@@ -11,7 +11,6 @@ import time
 import psutil
 import pytest
 import vl_convert
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from gossamer import discover, methods
 from gossamer.recipes import compare as recipe
@@ -80,22 +79,13 @@ def test_a_table_has_a_row_a_method_and_a_column_a_budget(ask, within, tmp_path)
     assert [float(r["perplexity"]) for r in rows] == [cell["perplexity"] for cell in found.values()]
 
 
-@pytest.fixture
-def prime_mlp(copied):
-    """A model whose MLP has 47 neurons, which no tensor train can split."""
-    folder = copied("llama")
-    config = AutoConfig.from_pretrained(folder)
-    config.intermediate_size = 47
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
-
-
-def test_layers_that_fell_back_are_named_on_top_of_every_report(run, within, prime_mlp, tiny, text_file, tmp_path):
+def test_layers_that_fell_back_are_named_on_top_of_every_report(run, within, with_neurons, tiny, text_file, tmp_path):
+    prime = with_neurons(47)  # which no tensor train can split
     work = ("--work", tmp_path / "work")
     words = ("--method", "compactifai", "--keep", 0.7, "--out", tmp_path / "small", *tiny, *work)
-    single = run("compress", prime_mlp, *words)
+    single = run("compress", prime, *words)
     words = ("--methods", "svd,compactifai", "--keep", "0.8,0.7", "--test", text_file, *SMALL, *tiny, *work)
-    several = run("compare", prime_mlp, *words, "--out", tmp_path / "table")
+    several = run("compare", prime, *words, "--out", tmp_path / "table")
     assert (single.code, several.code) == (0, 0), single.err + several.err
     fell = "Instead of tensor_train weights become plain low rank, for one of their sides has no divisors (6): model."
     for told, line in ((single, f"note: {fell}"), (several, f"note: compactifai: {fell}")):

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import gossamer
 from gossamer.checkpoints import store
@@ -29,16 +28,6 @@ def place(tmp_path):
     """A folder where an output would go, and where nothing may be left."""
     folder = tmp_path / "place"
     folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def narrow_mlp(copied):
-    """A model whose MLP has 42 neurons."""
-    folder = copied("llama")
-    config = AutoConfig.from_pretrained(folder)
-    config.intermediate_size = 42
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -213,9 +202,9 @@ def test_a_layer_that_no_token_reaches_stays_dense_and_is_named(run, model_folde
     assert torch.equal(dense, small)
 
 
-def test_a_pattern_that_does_not_divide_a_layer_s_inputs(refused, narrow_mlp, tiny, place):
+def test_a_pattern_that_does_not_divide_a_layer_s_inputs(refused, with_neurons, tiny, place):
     words = ("--keep", 0.6, "--method", "wanda", "--structures", "n_of_8", *tiny, "--work", place / "work")
-    said = refused("compress", narrow_mlp, *words, "--out", place / "out", early=True)
+    said = refused("compress", with_neurons(42), *words, "--out", place / "out", early=True)
     assert said.startswith("model.layers.0.mlp.down_proj cannot become n_of_8: its 42 inputs"), said
 
 

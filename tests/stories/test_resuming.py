@@ -12,7 +12,7 @@ from gossamer import Budget, Settings, compress, plan
 from gossamer.checkpoints import store
 from gossamer.checkpoints.store import read_tensors
 from gossamer.recipes import measuring, prices
-from gossamer.recipes._at_once import at_once
+from gossamer.recipes._at_once import MOST, at_once
 from gossamer.statistics import _gather
 
 HALF = Budget(unit="params", amount=0.5)
@@ -207,7 +207,8 @@ def test_interrupted_pricing_goes_on(model_folder, tiny_settings, undisturbed, t
     done = snapshot(tmp_path, "curves-*/whitened_svd/*")
     plan(str(model_folder("llama")), HALF, tiny_settings, work=tmp_path)
     after = snapshot(tmp_path, "curves-*/whitened_svd/*")
-    assert 5 <= len(done) < len(after)  # those under way at the stop are finished
+    ahead = 2 * min(torch.get_num_threads(), MOST)
+    assert 6 <= len(done) <= 5 + ahead < len(after)  # what was being worked on at the stop is finished
     assert {path: after[path] for path in done} == done
     same_results(tmp_path, undisturbed)
 
