@@ -50,7 +50,7 @@ def run(
     chosen = methods_for({budget.unit for budget in budgets}) if names is None else o.names(names)
     left = [name for name in discover.names(methods) if names is None and name not in chosen]
     if left and not quiet:
-        typer.echo(f"not compared, as they only quantize: {', '.join(left)}", err=True)
+        typer.echo(f"not compared, as what they save is bytes (give --bits or --bytes): {', '.join(left)}", err=True)
     cells = compare(
         model,
         chosen,

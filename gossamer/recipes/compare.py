@@ -26,13 +26,12 @@ from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import peak_bytes
 from gossamer.recipes.compress import build, reachable
 from gossamer.recipes.measuring import FORMAT, default_work, windows_of
-from gossamer.recipes.menus import Narrowings, narrowing, rewriting
+from gossamer.recipes.menus import Narrowings, rewriting
 from gossamer.recipes.planning import make_plan
 from gossamer.recipes.prices import PRICES_FORMAT
 from gossamer.recipes.pricing import Priced, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import compare_page
-from gossamer.structures import ShorterStructure
 from gossamer.vocabulary import NO_COST, Budget, Plan, Progress, Score, Settings, Site, Unit, silent
 
 Cells = dict[str, dict[str, Any]]
@@ -99,13 +98,15 @@ def _from_twins(cells: Cells, name: str, twins: Sequence[str], keys: Collection[
 
 
 def methods_for(units: Collection[Unit]) -> list[str]:
-    """The methods that can keep to a budget in one of the units: shorter numbers are no fewer."""
-    return [name for name in discover.names(methods) if not {"params", "macs"}.issuperset(units) or _fewer(name)]
+    """The methods to compare at budgets in these units: where none counts bytes, those that shorten no numbers.
+
+    Whatever else such a method may choose, what it is for would go unseen.
+    """
+    return [name for name in discover.names(methods) if not {"params", "macs"}.issuperset(units) or not _shortens(name)]
 
 
-def _fewer(name: str) -> bool:
-    may = methods.method(name).structures
-    return bool(narrowing(may)) or any(not isinstance(form, ShorterStructure) for form in rewriting(may))
+def _shortens(name: str) -> bool:
+    return any(form.shortens for form in rewriting(methods.method(name).structures))
 
 
 def _open(base: Settings) -> dict[str, Any]:

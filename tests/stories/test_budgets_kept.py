@@ -53,6 +53,17 @@ def test_the_saved_file_is_within_the_bytes_that_were_given(kind, share, spend, 
         assert saved == sum(file.get_tensor(k).nbytes for k in file.keys())  # noqa: SIM118
 
 
+@pytest.mark.parametrize(("option", "amount", "unit"), [("--bytes", "60kB", "bytes"), ("--macs", 0.6, "macs")])
+def test_a_plan_over_structure_and_bits_keeps_to_bytes_and_to_multiply_adds(option, amount, unit, spend):
+    report, out = spend(option, amount, "--method", "structure_and_bits")
+    if unit == "bytes":
+        small = out / "model.safetensors"
+        spent, most = small.stat().st_size - header(small), 60_000
+    else:
+        spent, most = report["small"]["macs"], 0.6 * report["dense"]["macs"]
+    assert 0.95 * most < spent <= most
+
+
 @pytest.mark.parametrize(("word", "bytes"), [("0.08MB", 80_000), ("78KiB", 79_872), ("80000", 80_000)])
 def test_sizes_are_read_in_every_unit(word, bytes, spend):
     report, _ = spend("--bytes", word)

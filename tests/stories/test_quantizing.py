@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import shutil
 import zlib
 from dataclasses import replace
 
@@ -119,6 +120,32 @@ def test_what_a_plan_of_one_kind_is_called_in_the_report(run, model_folder, text
     path.write_text(json.dumps(plan))
     told = run("apply", path, "--out", tmp_path / "out", "--work", work)
     assert f"weights: all {len(plan['choices'])} are symmetric_32 of 4 bits" in told.out
+
+
+def test_where_plain_four_bits_lose_nothing_the_plan_comes_to_plain_four_bits(
+    run, model_folder, text_file, load, work, tmp_path
+):
+    """Of structures at all depths it is offered, it takes the one that the weights lie on, and the report says so."""
+    grid, folder = SHORTER["normal_64"](), tmp_path / "on-grid"
+    shutil.copytree(model_folder(KIND), folder)
+    weights, taken, count = load_file(folder / "model.safetensors"), 0, 0
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in weights.items():
+        if name.endswith("proj.weight"):
+            m, n = weight.shape
+            codes = torch.randint(0, 16, (m, n), generator=generator)
+            scales = (torch.rand(m, 1, generator=generator) / 8 + 0.1).bfloat16().float()
+            weights[name] = grid.express(codes, scales, None, 4).dense().contiguous()
+            taken, count = taken + grid.cost((m, n), 4, 2).bytes, count + m * n
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    words = ("--method", "structure_and_bits", "--bits", 8 * taken / count, "--text", text_file, "--tokens", 1024)
+    told = run("compress", folder, *words, "--window", 32, "--out", tmp_path / "out", "--work", work)
+    assert told.code == 0, told.err
+    assert "weights: all 14 are normal_64 of 4 bits" in told.out
+    for name, expression in expressions_of(load(tmp_path / "out", KIND)).items():
+        before = weights[f"{name}.weight"]
+        # The search misses the scale of one row of 32 in a hundred and loses 0.05 there; off its grid all lose 0.1.
+        assert (expression.dense() - before).norm() < 0.02 * before.norm(), name
 
 
 def test_bits_asked_of_a_method_that_shortens_nothing_are_noted(run, model_folder, text_file, work, tmp_path):
