@@ -4,14 +4,15 @@ import csv
 import io
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -34,6 +35,7 @@ from gossamer.recipes.probing import probed
 from gossamer.reports import compare_page
 from gossamer.vocabulary import NO_COST, Budget, Plan, Progress, Score, Settings, Site, Unit, silent
 
+T = TypeVar("T")
 Cells = dict[str, dict[str, Any]]
 """`"method budget"` (see `Budget.label`) → what was measured, or `{"failed": why}`."""
 
@@ -77,7 +79,8 @@ def compare(
         cells |= _from_twins(cells, name, [other for other in rows if rows[other] == row], asked)
         lacking = {key: b for key, b in asked.items() if "perplexity" not in cells.get(f"{name} {key}", {})}
         if lacking:
-            ask = (model, row, list(lacking.values()), needs, test, test_tokens, test_window, work, progress)
+            watch = partial(_named, progress, name)
+            ask = (model, row, list(lacking.values()), needs, test, test_tokens, test_window, work, watch)
             for key, cell in zip(lacking, _apart(*ask), strict=True):
                 cells[f"{name} {key}"] = cell
         found = {"identity": identity, "cells": cells}
@@ -160,6 +163,10 @@ def _apart(model: str, row: Settings, budgets: list[Budget], *ask: Any) -> list[
         return [{"failed": why}] * len(budgets)
     except Exception as error:  # whatever is wrong with one method must not take the others along
         return [{"failed": f"{type(error).__name__}: {error}"}] * len(budgets)
+
+
+def _named(progress: Progress, name: str, label: str, items: Iterable[T], total: int) -> Iterator[T]:
+    return progress(f"{name}: {label}", items, total)
 
 
 def _begin() -> None:

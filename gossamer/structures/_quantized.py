@@ -33,7 +33,7 @@ class ShorterStructure(Structure):
         """The sizes there are, ascending, whether or not they save."""
 
     def told(self, size: int) -> str:
-        return f"{self.name} of {size} bits"
+        return f"{self.name} of {size} bit{'s' * (size != 1)}"
 
     def sizes(self, shape: Shape) -> list[int]:
         least, found = 0, []
