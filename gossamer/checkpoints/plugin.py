@@ -7,7 +7,7 @@ finds its model, and a quantizer puts carriers in place before the weights are r
 called by name without gossamer, looks for the weights under the name of a file that does not exist, and fails too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from gossamer import discover, expressions, sites
 from gossamer.checkpoints.saving import CHECKSUMS
 from gossamer.checkpoints.store import file_checksum, read_json
 from gossamer.errors import ModelError
-from gossamer.expressions import Expression
+from gossamer.expressions import PINNED, Expression, Pinned
 from gossamer.sites import Carrier, Host, Layout, lay, layout_of, tie
 
 METHOD = "gossamer"
@@ -152,6 +152,29 @@ def _marked_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
 
         _marked[base] = type(MARK + base.model_type, (base,), {"to_dict": to_dict, "__module__": __name__})
     return _marked[base]
+
+
+_computing: dict[type, type] = {}
+
+
+def _computing_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """A model class that differs from `base` in the number format it gives as its own.
+
+    transformers takes that of the first parameter, saves models as being of it and loads all others so. Where a table
+    of embeddings is quantized the first are scales, whose format is theirs alone.
+    """
+    if base not in _computing:
+
+        def dtype(self: PreTrainedModel) -> torch.dtype:
+            return next((p.dtype for holder, p in _numbers(self) if not isinstance(holder, Pinned)), PINNED)
+
+        _computing[base] = type(base.__name__, (base,), {"dtype": property(dtype), "__module__": base.__module__})
+    return _computing[base]
+
+
+def _numbers(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """The parameters that are no whole numbers, in order, each with the module that holds it."""
+    return ((m, p) for m in model.modules() for p in m.parameters(recurse=False) if p.is_floating_point())
 
 
 def __getattr__(name: str) -> Any:
@@ -284,6 +307,8 @@ def marked(model: PreTrainedModel, quantizer: CarrierQuantizer) -> PreTrainedMod
     config = model.config
     if type(config) not in _marked.values():
         config.__class__ = _marked_class(type(config))
+    if isinstance(next(_numbers(model))[0], Pinned) and type(model) not in _computing.values():
+        model.__class__ = _computing_class(type(model))
     config.quantization_config = quantizer.quantization_config
     model.hf_quantizer = quantizer
     _tie(model, quantizer.quantization_config.shared)

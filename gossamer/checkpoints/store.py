@@ -57,7 +57,7 @@ def identity_digest(identity: Mapping[str, Any]) -> str:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     """Save tensors with string facts beside them; raises `OutputError` when the disk does not take them."""
-    partial = _partial(path)
+    partial = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clean = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
@@ -68,7 +68,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
         raise OutputError(f"Could not write {path}: {error}; free some space or choose another folder.") from error
 
 
-def _partial(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name beside `path` that nobody else uses, so that two runs may share a working folder."""
     return path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
 
@@ -103,7 +103,7 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Save text whole or not at all."""
-    partial = _partial(path)
+    partial = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
@@ -137,7 +137,10 @@ class Workspace:
     """A folder of intermediate results, each kept under the digest of what it was made from."""
 
     def __init__(self, root: Path) -> None:
-        there = next(path for path in (root, *root.absolute().parents) if path.exists())
+        try:
+            there = next(path for path in (root, *root.absolute().parents) if path.exists())
+        except OSError as error:  # as of a name that is too long
+            raise OutputError(f"{root} cannot be looked at ({error.strerror}); give --work another.") from error
         if not there.is_dir():
             raise OutputError(f"{there} is a file, so the working folder {root} cannot be made; give --work another.")
         self.root = root

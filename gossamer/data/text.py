@@ -1,8 +1,12 @@
 """Text from a file, or from a data set of the Hub."""
 
+import os
 from pathlib import Path
 
 from gossamer.errors import TextError
+
+LONGEST = 4096
+"""Characters that a path may have on any system; whoever gives more has given the text itself."""
 
 
 def read(source: str) -> str:
@@ -12,14 +16,16 @@ def read(source: str) -> str:
     Raises `TextError` where there is nothing to read.
     """
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):  # of a name that is too long Path's own would raise
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise TextError(f"{source} cannot be read as UTF-8 text ({error}); give a plain text file.") from error
+    elif len(source) > LONGEST:
+        raise TextError(f"The name of the text is {len(source)} characters long; give the path of a UTF-8 text.")
     elif not source:
         raise TextError("The name of the text is empty; give the path of a UTF-8 text.")
-    elif path.is_dir():
+    elif os.path.isdir(path):
         raise TextError(f"{source} is a folder; give the path of a UTF-8 text.")
     elif path.suffix in {".txt", ".raw", ".md", ".text"} or source.startswith((".", "/", "~")):
         raise TextError(f"There is no text file {source}; give the path of a UTF-8 text.")

@@ -106,7 +106,7 @@ def find(names: Sequence[str], limit: int | None, *, folder: Path | None = None,
     """
     if limit is not None and limit < 1:
         raise ModelError(f"A limit of {limit} examples leaves nothing to run; give --limit of at least 1.")
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not os.path.isdir(folder):
         raise ModelError(f"There is no folder {folder}; give --task-folder one that holds tasks as YAML.")
     index = _manager(folder).task_index
     stranger = next((name for name in names if name not in index), None)

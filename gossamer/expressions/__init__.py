@@ -2,3 +2,5 @@
 
 from gossamer.expressions._base import Expression as Expression
 from gossamer.expressions._base import read as read
+from gossamer.expressions._pinned import PINNED as PINNED
+from gossamer.expressions._pinned import Pinned as Pinned

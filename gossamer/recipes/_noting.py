@@ -1,5 +1,6 @@
 """What is noted beside a result: the seconds of each step, and where its text lies."""
 
+import os
 import time
 from pathlib import Path
 
@@ -19,4 +20,4 @@ class Clock:
 
 def located(text: str | None) -> str | None:
     """The full path of a text, where it is a file."""
-    return str(Path(text).resolve()) if text is not None and Path(text).is_file() else text
+    return str(Path(text).resolve()) if text is not None and os.path.isfile(text) else text

@@ -21,7 +21,7 @@ from gossamer.checkpoints import saving
 from gossamer.checkpoints.opening import Opened, open_model
 from gossamer.checkpoints.store import read_json, write_json, write_text
 from gossamer.data import Windows
-from gossamer.errors import BudgetError, GossamerError, OutputError
+from gossamer.errors import BudgetError, GossamerError, OutputError, TextError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import peak_bytes
@@ -67,6 +67,8 @@ def compare(
     several = budgets if isinstance(budgets, Sequence) else [budgets]
     for budget in several:
         Budget.check(budget)
+    if test_tokens < 0 or test_window < 2:
+        raise TextError("Judging needs --test-tokens of at least 0 (0 for all) and a --test-window of at least 2.")
     asked = {budget.label: budget for budget in several}
     if not rows or not asked:
         raise BudgetError("A comparison needs methods and budgets, as --methods svd,pivoted --keep 0.9,0.6.")

@@ -335,7 +335,8 @@ def _unshortened(settings: Settings, budget: Budget) -> tuple[str, ...]:
 def _unused(offer: Offer, plan: Plan, applied: bool) -> tuple[str, ...]:
     """A note where weights could have become what they did not, as it would have saved too little."""
     by, used = priced_by(offer), {o.structure for o in plan.choices.values()}
-    forms = [form for form, solver in by.items() if not any(by[u] == solver for u in used & by.keys())]
+    offered = {o.structure for curve in offer.curves for o in curve.options} | {j.kind.name for j in offer.joints}
+    forms = [f for f, solver in by.items() if f in offered and not any(by[u] == solver for u in used & by.keys())]
     if applied or not forms or not budgets.allocator(plan.allocator).least:
         return ()
     none = " or ".join(forms)

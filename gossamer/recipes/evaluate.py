@@ -73,7 +73,8 @@ def evaluate(
     original = open_original(opened, cache, dense)
     windows = windows_of(opened, data.read(source), source, window)
     length = windows.ids.shape[1]
-    skipped = 0 if text else -(-_seen(history, windows) // length)
+    framed = sum(len(part) for part in data.frame(opened.tokenizer))
+    skipped = 0 if text else -(-_seen(history, windows, framed) // (length - framed))
     if skipped >= len(windows.ids):
         raise TextError(f"Calibration read {source} to its end; give another text with --text FILE.")
     last = skipped + max(1, tokens // length) if tokens else None
@@ -94,11 +95,14 @@ def evaluate(
     return found
 
 
-def _seen(history: list[dict[str, Any]], windows: Windows) -> int:
-    """How many tokens of this text any step has read; raises `TextError` where it is not the text that was read."""
+def _seen(history: list[dict[str, Any]], windows: Windows, framed: int) -> int:
+    """How many tokens of this text any step has read, without the `framed` ones that a window has around it.
+
+    Raises `TextError` where it is not the text that was read.
+    """
     read = [step["calibration"] for step in history]
     if read[-1]["text_sha256"] != windows.text_sha256:
         raise TextError(
             f"{windows.source} is not what calibration read: its text has changed since; give one with --text FILE."
         )
-    return max(int(r["windows"] * r["window"]) for r in read if r["text_sha256"] == windows.text_sha256)
+    return max(int(r["windows"] * (r["window"] - framed)) for r in read if r["text_sha256"] == windows.text_sha256)

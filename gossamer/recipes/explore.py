@@ -1,6 +1,7 @@
 """Budgets by hand: plans from the curves of a working folder, in a page served on this machine alone."""
 
 import json
+import os
 import secrets
 import shlex
 import threading
@@ -33,7 +34,7 @@ class Desk:
     """
 
     def __init__(self, work: Path, out: Path) -> None:
-        if not work.is_dir():
+        if not os.path.isdir(work):
             raise WorkError(f"There is no folder {work}; give the --work folder of a run of 'gossamer plan'.")
         saving.standing(out)
         self.work, self.out = work, out

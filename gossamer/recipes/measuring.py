@@ -9,6 +9,7 @@ from typing import Any
 import platformdirs
 import psutil
 import torch
+from torch import nn
 
 from gossamer import data, sites
 from gossamer.checkpoints.opening import Opened
@@ -61,7 +62,12 @@ def find_sites(opened: Opened, embeddings: bool) -> tuple[Site, ...]:
 
 def longest_window(model: Any, wanted: int) -> int:
     """`wanted` tokens, or as many as the model has positions for."""
-    return min(wanted, *(getattr(model.config, k, wanted) for k in ("max_position_embeddings", "n_positions")))
+    named = (getattr(model.config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    positions = min((count for count in named if count), default=wanted)
+    # RoBERTa and its kin begin to count behind the row of their table of positions that padding has.
+    tables = (m for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == positions)
+    passed = max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
+    return min(wanted, positions - passed)
 
 
 def windows_of(opened: Opened, text: str, source: str, longest: int) -> Windows:

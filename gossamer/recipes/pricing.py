@@ -249,7 +249,7 @@ def _priced(
     def weighed(site: Site) -> Metric:
         return weigh(metric, site, sums if site in found else aside, calibration.ids.numel())
 
-    if not listing.exists():
+    if not (listing.exists() and doubtful.exists()):
         rows, trials, doubts = price_rows(opened, found, groups, weighed, settings, folder, progress)
         _doubts.keep(doubtful, doubts)
         if metric.checked:

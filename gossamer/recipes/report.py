@@ -1,5 +1,6 @@
 """The page of a folder, from the files in it: nothing is measured, and no model is opened."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,7 +62,7 @@ def _legible(folder: Path) -> Iterator[None]:
 
 
 def _kind(folder: Path) -> str:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise WorkError(f"There is no folder {folder}; give one that gossamer wrote.")
     found = next((kind for kind in KINDS if (folder / f"{kind}.json").exists()), None)
     if found is None:

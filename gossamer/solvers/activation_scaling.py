@@ -33,6 +33,9 @@ class ActivationScaling(Solver):
     def accepts(self, structure: type[Structure], metric: type[Metric]) -> bool:
         return issubclass(structure, ScaledStructure) and issubclass(metric, ScaledActivation)
 
+    def kept_as(self, structure: Structure) -> str:
+        return f"{self.name}-{structure.name}"
+
     def prepare(self, weight: Tensor, structure: Structure, metric: Metric) -> dict[str, Tensor]:
         """`sizes` the structure offers for this weight, and their `errors`."""
         assert isinstance(structure, ScaledStructure) and isinstance(metric, ScaledActivation)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gossamer import discover
-from gossamer.checkpoints.store import read_tensors, write_tensors
+from gossamer.checkpoints.store import beside, read_tensors, write_tensors
 from gossamer.errors import NumericsError
 from gossamer.statistics._base import GRADIENTS, INPUTS, Statistic
 from gossamer.vocabulary import Site
@@ -66,15 +66,20 @@ class Sums:
         self.windows += other.windows
 
     def save(self, folder: Path) -> None:
-        """One file for each sum; `folder` must not exist and appears whole or not at all."""
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        """One file for each sum; `folder` appears whole or not at all, and is left as it is where there is one."""
+        partial = beside(folder)
         partial.mkdir(parents=True)
-        for name, owners in self.totals.items():
-            for site, total in owners.items():
-                facts = {"count": str(self.counts[site]), "tokens": str(self.tokens), "windows": str(self.windows)}
-                write_tensors(partial / name / f"{site}.safetensors", {"sum": total}, facts)
-        partial.rename(folder)
+        try:
+            for name, owners in self.totals.items():
+                for site, total in owners.items():
+                    facts = {"count": str(self.counts[site]), "tokens": str(self.tokens), "windows": str(self.windows)}
+                    write_tensors(partial / name / f"{site}.safetensors", {"sum": total}, facts)
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else a run that shares the working folder was faster, with the same sums
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
     def restore(cls, folder: Path, sites: Sequence[Site], needs: Sequence[str]) -> "Sums":

@@ -421,6 +421,14 @@ def test_a_solution_has_the_structures_form_and_cost_in_float64(solver, structur
         assert fit.form.cost((6, 8), size, 8) == stored(expression)
 
 
+def test_what_is_rounded_is_prepared_for_one_structure_alone():
+    """Prices of roundings are those of one grid: two structures that shared them would have one price for both."""
+    prepared: dict[tuple[str, str], list[str]] = {}
+    for solver, structure, metric in ROUNDING:
+        prepared.setdefault((metric, SOLVERS[solver]().kept_as(STRUCTURES[structure]())), []).append(structure)
+    assert not [shared for shared in prepared.values() if len(shared) > 1]
+
+
 @pytest.mark.parametrize(("solver", "structure", "metric", "other"), SERVED, ids=map("-".join, SERVED))
 def test_work_prepared_for_one_structure_prices_the_others(solver, structure, metric, other):
     """The recipe prepares once for a solver and asks for the prices of all structures it serves."""

@@ -573,12 +573,26 @@ def test_sums_of_nothing_can_be_saved_too(llama, tmp_path):
     assert (tmp_path / "sums").is_dir()
 
 
-def test_what_an_interrupted_save_left_behind_does_not_matter(llama, tmp_path):
+def test_what_another_run_is_still_writing_stays_its_own(llama, tmp_path):
+    """Two runs may share a working folder; what an interrupted one left behind is never read."""
     model, sites = llama
-    (tmp_path / "sums.partial" / "input_second_moment").mkdir(parents=True)
-    (tmp_path / "sums.partial" / "input_second_moment" / "junk").write_text("junk")
-    gather(model, sites, windows(2), ALL, seed=0).save(tmp_path / "sums")
-    assert not list(tmp_path.rglob("junk"))
+    theirs = tmp_path / "sums.0123abcd.partial" / "input_second_moment" / "junk"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("junk")
+    sums = gather(model, sites, windows(2), ALL, seed=0)
+    sums.save(tmp_path / "sums")
+    assert theirs.exists() and not list((tmp_path / "sums").rglob("junk"))
+    assert_same(Sums.restore(tmp_path / "sums", sites, ALL), sums)
+
+
+def test_the_second_of_two_runs_that_save_the_same_sums_leaves_the_first_s(llama, tmp_path):
+    model, sites = llama
+    sums = gather(model, sites, windows(2), ALL, seed=0)
+    sums.save(tmp_path / "sums")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "sums").rglob("*")}
+    sums.save(tmp_path / "sums")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sums").rglob("*")} == stamps
+    assert [path.name for path in tmp_path.iterdir()] == ["sums"]
 
 
 def test_a_lost_sum_is_a_work_error_when_it_is_looked_at_and_not_before(llama, tmp_path):

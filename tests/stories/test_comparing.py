@@ -244,6 +244,13 @@ def test_mistakes_are_told_at_once(methods, keep, said, ask, tmp_path):
     assert not (tmp_path / "table").exists()
 
 
+@pytest.mark.parametrize(("option", "value"), [("--test-tokens", -5), ("--test-window", 1)])
+def test_a_test_that_nothing_can_be_judged_by(option, value, refused, model_folder, text_file, tiny, tmp_path):
+    words = ("--methods", "svd", "--keep", 0.7, "--test", text_file, *tiny, "--out", tmp_path / "table", option, value)
+    assert "at least" in refused("compare", model_folder("llama"), *words, early=True)
+    assert not (tmp_path / "table").exists()
+
+
 def test_a_file_is_no_folder_for_a_table(refused, model_folder, text_file, tiny, tmp_path):
     (tmp_path / "file").write_text("precious")
     for out in (tmp_path / "file", tmp_path / "file" / "table"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from gossamer.checkpoints import opening
 from gossamer.checkpoints.opening import open_model
 from gossamer.errors import ModelError
 
@@ -83,6 +84,22 @@ def test_it_is_read_once(written, tmp_path):
     second = open_model(str(written), tmp_path)
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == stamps
     assert second.digest == first.digest
+
+
+def test_two_that_read_it_at_once_both_have_it(written, tmp_path, monkeypatch):
+    """The second to finish finds that of the first."""
+    whole = opening.whole
+
+    def overtaken(path):
+        monkeypatch.setattr(opening, "whole", whole)
+        first.append(open_model(str(written), tmp_path))
+        return whole(path)
+
+    first = []
+    monkeypatch.setattr(opening, "whole", overtaken)
+    second = open_model(str(written), tmp_path)
+    assert [second.digest] == [opened.digest for opened in first]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_it_compresses_like_any_other(written, run, load, answers, tiny, work, tmp_path):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
 
 IDENTITY = {
     "source", "text_sha256", "ids_sha256", "windows", "window", "stride", "special_tokens", "dtype"
@@ -187,6 +187,28 @@ def test_what_any_step_has_read_does_not_judge(tokens, run, judged, compressed, 
     unread = whole["score"]["protocol"]["windows"] - (max(tokens, 1024) - 1024) // 32
     rest, _ = judged(refined, "--window", 32, "--tokens", 0)
     assert rest["score"]["protocol"]["windows"] == unread
+
+
+def test_shorter_windows_of_an_encoder_begin_behind_what_calibration_read(judged, compressed):
+    """A window has two tokens of its own around the text, so shorter windows read less of it than they have tokens."""
+    small = compressed("bert").folder
+    read = json.loads((small / "config.json").read_text())["quantization_config"]["history"][-1]["calibration"]
+    body = read["windows"] * (read["window"] - 2)
+    text = judged(small, "--window", 12, "--tokens", 0, "--text", read["source"])[0]["score"]["protocol"]["windows"]
+    rest = judged(small, "--window", 12, "--tokens", 0)[0]["score"]["protocol"]["windows"]
+    assert text - rest == -(-body // 10)
+
+
+def test_positions_that_begin_behind_padding_s_are_fewer(judged, model_folder, text_file, tmp_path):
+    """RoBERTa's table has a row for padding, and one before it."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = RobertaConfig(vocab_size=300, max_position_embeddings=66, pad_token_id=1, **sizes)
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
+    AutoTokenizer.from_pretrained(model_folder("bert")).save_pretrained(tmp_path / "roberta")
+    found, printed = judged(tmp_path / "roberta", "--text", text_file, "--tokens", 640)
+    assert found["score"]["protocol"]["window"] == 64
+    assert "Windows have 64 tokens instead of 1024" in printed
 
 
 def test_a_compression_is_judged_from_any_folder(run, model_folder, text_file, work, tmp_path, monkeypatch):

@@ -173,6 +173,8 @@ def test_layers_with_inputs_that_are_always_zero_are_named(run, copied, tiny, te
     (doubts,) = (path for path in place.glob("work/curves-*/doubts.json") if "true" in path.read_text())
     doubts.write_text(doubts.read_text().replace("true", "false"))
     assert f"{doubts} is damaged" in run("compress", *asked, "--out", place / "third").err
+    doubts.unlink()  # as it says
+    assert len(re.findall(f"note: {said}", run("compress", *asked, "--out", place / "third").out)) == 1
 
 
 def test_statistics_that_are_not_positive_definite_are_named_with_what_is_added(
@@ -247,6 +249,8 @@ def test_a_text_that_cannot_be_used(mistake, option, fails, model_folder, tmp_pa
         ("missing.csv", "no file missing.csv"),
         ("/tmp", "/tmp is a folder"),
         ("", "text"),
+        ("word " * 1000, "5000 characters long"),
+        ("/" + "x" * 300, "no text file"),
     ],
 )
 def test_a_text_that_is_not_there(name, words, option, fails, model_folder, monkeypatch):
@@ -372,6 +376,12 @@ def test_a_working_folder_that_is_a_file(command, refused, model_folder, tiny, p
     said = refused(command, model_folder("llama"), *words, *tiny, "--work", place / "work")
     assert str(place / "work") in said
     assert [(p.name, p.read_text()) for p in place.iterdir()] == [("work", "precious")]
+
+
+def test_a_working_folder_with_a_name_that_no_folder_can_have(refused, model_folder, tiny, place):
+    words = ("--keep", 0.5, *tiny, "--out", place / "out", "--work", "w" * 300)
+    assert "cannot be looked at" in refused("compress", model_folder("llama"), *words)
+    assert not list(place.iterdir())
 
 
 # ── the machine ───────────────────────────────────────────────────────────────────────────────────────────────────────

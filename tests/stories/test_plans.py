@@ -322,6 +322,15 @@ def test_a_form_is_in_a_plan_where_it_saves_more_than_a_hundredth(model_folder, 
     assert plan.bound <= plan.predicted
 
 
+def test_of_forms_that_were_impossible_nothing_is_said_about_their_worth(run, model_folder, tiny, work, tmp_path):
+    """Qwen 3 has norms between queries and scores, so no coordinates of them go."""
+    words = ("--keep", 0.6, "--structures", "sparse,query_key", "--out", tmp_path / "small", "--work", work, *tiny)
+    assert run("compress", model_folder("qwen3"), *words).code == 0
+    notes = json.loads((tmp_path / "small" / "report.json").read_text(encoding="utf-8"))["notes"]
+    assert [note for note in notes if "query_key" in note]
+    assert not [note for note in notes if "No weight becomes query_key" in note]
+
+
 def test_the_report_says_which_forms_were_not_worth_it(run, model_folder, tiny, work, tmp_path):
     words = ("--keep", 0.6, "--structures", "sparse,low_rank", "--out", tmp_path / "small", "--work", work, *tiny)
     assert run("compress", model_folder("llama"), *words).code == 0

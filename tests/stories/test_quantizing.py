@@ -1,5 +1,6 @@
 """Quantized models from the command line: the bits that were asked for, the bytes on disk, and what is refused."""
 
+import copy
 import gc
 import json
 import re
@@ -382,3 +383,27 @@ def test_a_tied_table_is_quantized(run, tiny, model_folder, work, load, answers,
     assert answers(model).isfinite().all()
     model.save_pretrained(tmp_path / "again")
     assert torch.equal(answers(load(tmp_path / "again", KIND)), answers(model))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_scales_that_come_first_are_not_taken_for_the_model_s_number_format(
+    dtype, run, tiny, model_folder, text_file, work, load, answers, tmp_path
+):
+    """What is loaded is what was judged, so it is in the format of the dense model, which evaluate finds again."""
+    out = tmp_path / "out"
+    words = ("--structures", "normal_64", "--embeddings", "--bits", 5, "--dtype", dtype, *tiny, "--work", work)
+    told = run("compress", model_folder(KIND), *words, "--out", out)
+    assert told.code == 0, told.err
+    model = load(out, KIND)
+    assert model.get_input_embeddings().expression.scales.dtype == torch.bfloat16
+    assert model.dtype == model.model.norm.weight.dtype == getattr(torch, dtype)
+    assert model.half().dtype == torch.float16
+    assert load(out, KIND, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert type(copy.deepcopy(model)) is type(model)
+    model.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    judged = run("evaluate", out, "--window", 32, "--tokens", 320, "--work", work, "--json", "--quiet")
+    assert judged.code == 0, judged.err
+    assert json.loads(judged.out)["dense"] == str(model_folder(KIND))
+    assert run("export", out, "--to", "dense", "--out", tmp_path / "dense").code == 0
+    assert load(tmp_path / "dense", KIND).dtype == getattr(torch, dtype)
