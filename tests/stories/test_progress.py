@@ -28,8 +28,10 @@ def test_what_is_broken_off_is_broken_off(capsys):
     assert capsys.readouterr().err == "price: 3\n"
 
 
-def test_a_comparison_says_which_method_is_at_work(run, model_folder, tiny, text_file, work, capfd, tmp_path):
+def test_a_comparison_says_which_method_is_at_work(run, model_folder, tiny, text_file, capfd, tmp_path):
     words = ("--methods", "svd,pivoted", "--keep", 0.7, "--test", text_file, "--test-window", 64)
-    assert run("compare", model_folder("llama"), *words, *tiny, "--out", tmp_path / "table", "--work", work).code == 0
+    # A working folder of its own: what other stories have priced would not be priced again, and said, here.
+    where = ("--out", tmp_path / "table", "--work", tmp_path / "work")
+    assert run("compare", model_folder("llama"), *words, *tiny, *where).code == 0
     told = [line.rpartition(":")[0] for line in capfd.readouterr().err.splitlines()]
     assert {"svd: price", "svd: solve", "svd: judge", "pivoted: price", "pivoted: solve", "pivoted: judge"} <= {*told}
