@@ -97,7 +97,7 @@ def teach(
         raise ModelError(f"{name} is not a model that gossamer compressed, so there is nothing to {verb}.")
     settings = _settings(_recorded(history[-1]), text, tokens, seed)
     written = None if settings.text is None else data.read(settings.text)
-    lesson, held_out = windows_for(original, settings, written, workspace, progress)
+    lesson, held_out, _ = windows_for(original, settings, written, workspace, progress)
     if settings.text is None:  # what judges lies behind what was read of it to compress, where a longer lesson begins
         held_out = windows_for(original, _recorded(history[0]), None, workspace, progress)[1]
         judging = (lesson.ids[:, None] == held_out.ids).all(-1).any(1)

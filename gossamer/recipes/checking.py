@@ -43,6 +43,7 @@ def factors(
     calibration: Windows,
     *,
     seed: int,
+    tokens: int = TOKENS,
     progress: Progress = silent,
 ) -> dict[str, dict[str, float]]:
     """For each layer and structure, what to multiply its prices by, now that the loss has felt one of its errors.
@@ -53,7 +54,7 @@ def factors(
     geometric mean of what was quoted and what was felt, as both err.
     """
     ids = calibration.ids
-    count = min(len(ids), max(1, TOKENS // ids.shape[1]))
+    count = min(len(ids), max(1, tokens // ids.shape[1]))
     windows = ids[torch.linspace(0, len(ids) - 1, count).long()]
     model = frozen_twin(opened.model, passes_dtype(opened.model))
     errors = {name: [trial.error for trial in each] for name, each in trials.items()}

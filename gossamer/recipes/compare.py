@@ -25,7 +25,8 @@ from gossamer.errors import BudgetError, GossamerError, OutputError, TextError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import peak_bytes
-from gossamer.recipes.compress import build, reachable
+from gossamer.recipes.building import build
+from gossamer.recipes.compress import reachable
 from gossamer.recipes.measuring import FORMAT, default_work, windows_of
 from gossamer.recipes.menus import Narrowings, rewriting
 from gossamer.recipes.planning import make_plan

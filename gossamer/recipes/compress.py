@@ -1,7 +1,6 @@
 """The main street: open → measure → weigh → price → allocate → solve → install → judge → save."""
 
 import contextlib
-import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gossamer import budgets, data, sites, solvers
+from gossamer import budgets, data, solvers
 from gossamer.budgets._base import affordable
 from gossamer.checkpoints import plugin, saving
 from gossamer.checkpoints.opening import Opened
@@ -22,9 +21,9 @@ from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import give_back, peak_bytes
 from gossamer.evaluation.sample import samples
 from gossamer.evaluation.speed import TOKENS, tokens_a_second
-from gossamer.expressions import Expression
-from gossamer.recipes._at_once import at_once
 from gossamer.recipes._noting import Clock, located
+from gossamer.recipes.building import build
+from gossamer.recipes.correcting import corrected
 from gossamer.recipes.measuring import windows_of
 from gossamer.recipes.menus import Joint, Narrowings, rewriting, total_cost, unpriced
 from gossamer.recipes.planning import (
@@ -38,8 +37,8 @@ from gossamer.recipes.planning import (
     planned,
     priced_by,
 )
-from gossamer.recipes.prices import Weights, factors_path, weight_of
-from gossamer.recipes.pricing import Offer, Priced, expression, identity_of, price_model, remember
+from gossamer.recipes.prices import factors_path, weight_of
+from gossamer.recipes.pricing import Offer, Priced, identity_of, price_model, remember
 from gossamer.recipes.probing import probed
 from gossamer.reports import report_page
 from gossamer.vocabulary import (
@@ -204,43 +203,6 @@ def reachable(opened: Opened, found: Sequence[Site], groups: Narrowings, setting
     return total.bytes - dense.bytes + dense.bytes * most // dense.of(budget.unit)
 
 
-def build(priced: Priced, plans: Sequence[Plan], *, progress: Progress = silent) -> list[Any]:
-    """A model for each plan, with its expressions in place.
-
-    What none rewrites they share with the dense model, and what several write alike with each other.
-    """
-    model = priced.opened.model
-    built = [copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())}) for _ in plans]
-    rewritten = [s for s in priced.sites if any(p.choices[s.name].structure != "dense" for p in plans)]
-    joints = {joint.group.name: joint for joint in priced.joints}
-    forms = {form.name for form in rewriting(priced.settings.structures)}
-
-    def write(site: Site) -> None:
-        weight, ruler = weight_of(priced.opened, site), priced.weigh(site)
-        solved: dict[Option, Expression] = {}
-        for small, plan in zip(built, plans, strict=True):
-            option = plan.choices[site.name]
-            if site.name in joints and option.structure == joints[site.name].kind.name:
-                _narrow(small, priced, joints[site.name], option.size)
-            if option.structure in forms:  # else dense, or narrowed when its group's reader comes
-                if option not in solved:
-                    solved[option] = expression(priced, site, option, weight, ruler)
-                sites.replace(small, site, solved[option])
-
-    for _ in progress("solve", at_once(write, rewritten), len(rewritten)):
-        pass
-    return built
-
-
-def _narrow(small: Any, priced: Priced, joint: Joint, size: int) -> None:
-    """Put a narrowed group in place."""
-    weights = Weights(priced.opened, joint.group.members)
-    paths = {place.name: factors_path(priced.factors, place, joint.kind.name) for place in joint.group.places}
-    prepared = {name: read_tensors(path)[0] for name, path in paths.items()}
-    ruler = joint.kind.weigh(joint.group, joint.group.reader, priced.weigh)
-    joint.kind.install(small, joint.group, weights, size, ruler, prepared)
-
-
 def carry_out(
     priced: Priced,
     plan: Plan,
@@ -259,8 +221,12 @@ def carry_out(
     dense, windows = _trial(priced, test)
     plans = [plan] if rival is None else [plan, rival]
     built = build(priced, plans, progress=progress)
-    give_back()
     clock.lap("solve")
+    said: tuple[str, ...] = ()
+    if not applied:
+        (plans[0], built[0]), said = corrected(priced, (plan, built[0]), dense, windows, progress=progress)
+        clock.lap("correct")
+    give_back()
     race = fidelity.race(dense, built, windows, progress=progress)
     rivals = {p.allocator: d for p, d in zip(plans, race.divergences, strict=True)} if rival else {}
     small, plan, score = built[race.best], plans[race.best], race.score
@@ -306,6 +272,7 @@ def carry_out(
             *priced.notes,
             *_unshortened(priced.settings, plan.budget),
             *_unused(priced.offer, plan, applied),
+            *said,
         ),
         machine=machine(),
         written=_written(priced, plan),

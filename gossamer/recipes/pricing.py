@@ -90,6 +90,7 @@ class Priced:
     sums: SumsFolder
     factors: Path
     held_out: Windows
+    fresh: Windows
     recalled: Recalled
     tokens: int
     calibration: Windows
@@ -157,7 +158,7 @@ def price_model(
     if check:
         check(opened, found, groups)
     clock.lap("open")
-    calibration, held_out = windows_for(opened, settings, text, workspace, progress)
+    calibration, held_out, fresh = windows_for(opened, settings, text, workspace, progress)
     clock.lap("text")
     needs = tuple(dict.fromkeys((*metric.needs, *also)))
     give_back()
@@ -187,6 +188,7 @@ def price_model(
         sums=sums,
         factors=prepared,
         held_out=held_out,
+        fresh=fresh,
         recalled=recalled(opened, workspace),
         tokens=calibration.ids.numel(),
         calibration=calibration,

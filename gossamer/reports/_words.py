@@ -28,6 +28,13 @@ def apart(nats: float | None) -> str:
     return "half the squared output error over its variance" if nats is None else "KL divergence, nats a token"
 
 
+def became(written: Mapping[str, int]) -> str:
+    """How many weights became what."""
+    if len(written) == 1:
+        return f"all {sum(written.values())} are {next(iter(written))}"
+    return ", ".join(f"{count} {name}" for name, count in written.items())
+
+
 def text(p: Json) -> str:
     """The windows that were read of a text."""
     windows = f"{p['windows']} windows of {p['window']} tokens, stride {p['stride']}"

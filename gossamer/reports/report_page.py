@@ -12,7 +12,7 @@ from gossamer.reports._amounts import OPTION, amount, axis, counts, many, rate, 
 from gossamer.reports._layers import check
 from gossamer.reports._page import chart, document, facts, note, table
 from gossamer.reports._pictures import MAP, model_data
-from gossamer.reports._words import LOSS, apart, method, ran, text, timed
+from gossamer.reports._words import LOSS, apart, became, method, ran, text, timed
 from gossamer.vocabulary import Unit, counted, perplexity
 
 Json = Mapping[str, Any]
@@ -219,6 +219,7 @@ def _provenance(report: Json, beside: Mapping[str, Json]) -> str:
         "calibrated on": text(asked["calibration"]),
         "judged on": f"{text(score['protocol'])}, {score['protocol']['dtype']}",
         "method": method(asked["settings"]),
+        "weights": became(report["written"]),
         **{f"beside, {name}": _other(other) for name, other in beside.items()},
         "plan": f"{report['allocator']}, predicted loss {report['predicted']:.4g}, {report['unit']}",
         "seed": str(asked["settings"]["seed"]),

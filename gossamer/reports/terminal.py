@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gossamer.reports._amounts import counts, many, rate, size
-from gossamer.reports._words import apart, judged, machine, timed, versions
+from gossamer.reports._words import apart, became, judged, machine, timed, versions
 from gossamer.vocabulary import Cost, Curve, Option, Report, Score, Site, Speed, counted, labelled
 
 PAGE = "report.html"
@@ -47,8 +47,7 @@ def report(found: Report, console: Console) -> None:
     _quality(table, found.score)
     _speed(table, found.speed)
     console.print(table)
-    if found.asked["budget"]["unit"] == "bits":
-        line(f"weights: {_written(found.written)}", console)
+    line(f"weights: {became(found.written)}", console)
     line(
         f"judged on {judged(found.score.protocol)}; allocation {found.allocator}, predicted loss "
         f"{found.predicted:.3f} ({found.unit}{_settled(found)}){_race(found)}",
@@ -69,12 +68,6 @@ def _page(out: str, console: Console) -> None:
     """Where the page is, if there is one."""
     if (Path(out) / PAGE).exists():
         line(f"page: {Path(out) / PAGE}", console)
-
-
-def _written(found: Mapping[str, int]) -> str:
-    if len(found) == 1:
-        return f"all {sum(found.values())} are {next(iter(found))}"
-    return ", ".join(f"{count} {name}" for name, count in found.items())
 
 
 def _spent(seconds: Mapping[str, float], peak: int) -> str:

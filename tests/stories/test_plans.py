@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gossamer.checkpoints.plugin import expressions_of
-from gossamer.recipes.compress import apply, build
+from gossamer.recipes.building import build
+from gossamer.recipes.compress import apply
 from gossamer.recipes.planning import make_plan
 from gossamer.recipes.pricing import price_model
 from gossamer.vocabulary import Budget
