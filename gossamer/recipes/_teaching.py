@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gossamer.errors import ModelError, NumericsError
 from gossamer.evaluation import fidelity
 from gossamer.evaluation.machine import machine
 from gossamer.evaluation.memory import peak_bytes
-from gossamer.recipes._noting import Clock, located
+from gossamer.recipes._noting import Clock, located, recorded
 from gossamer.recipes.measuring import default_work, recalled, windows_for
 from gossamer.recipes.menus import total_cost
 from gossamer.reports import taught_page
@@ -95,11 +95,11 @@ def teach(
     original = open_original(opened, workspace.root, dense)
     if not history or original is None:
         raise ModelError(f"{name} is not a model that gossamer compressed, so there is nothing to {verb}.")
-    settings = _settings(_recorded(history[-1]), text, tokens, seed)
+    settings = _settings(recorded(history[-1]), text, tokens, seed)
     written = None if settings.text is None else data.read(settings.text)
     lesson, held_out, _ = windows_for(original, settings, written, workspace, progress)
     if settings.text is None:  # what judges lies behind what was read of it to compress, where a longer lesson begins
-        held_out = windows_for(original, _recorded(history[0]), None, workspace, progress)[1]
+        held_out = windows_for(original, recorded(history[0]), None, workspace, progress)[1]
         judging = (lesson.ids[:, None] == held_out.ids).all(-1).any(1)
         lesson = replace(lesson, ids=lesson.ids[~judging])
     ids = lesson.ids[torch.randperm(len(lesson.ids), generator=torch.Generator().manual_seed(seed))]
@@ -155,12 +155,6 @@ def teach(
         saving.save(opened.model, opened.tokenizer, Path(out), documents)
     shutil.rmtree(folder, ignore_errors=True)
     return found
-
-
-def _recorded(step: dict[str, Any]) -> Settings:
-    """The settings of a step of the history."""
-    known = {field.name for field in fields(Settings)}
-    return Settings(**{name: value for name, value in step["settings"].items() if name in known})
 
 
 def _settings(settings: Settings, text: str | None, tokens: int, seed: int) -> Settings:

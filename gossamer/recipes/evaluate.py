@@ -7,14 +7,20 @@ from typing import Any
 
 from gossamer import data
 from gossamer.checkpoints import plugin, saving
-from gossamer.checkpoints.opening import open_model, open_original
+from gossamer.checkpoints.opening import Opened, open_model, open_original
 from gossamer.checkpoints.store import Workspace, write_json
 from gossamer.data import Windows
 from gossamer.errors import ModelError, TextError
 from gossamer.evaluation import fidelity, tasks
 from gossamer.evaluation.sample import samples
-from gossamer.recipes.measuring import default_work, recalled, shortened, windows_of
+from gossamer.recipes._noting import recorded
+from gossamer.recipes.measuring import default_work, recalled, shortened, windows_for, windows_of
 from gossamer.vocabulary import Progress, Score, silent
+
+OWN = (
+    "Judged by the dense model's own writing that judged the compression, as no text is known; --tokens and --window "
+    "are for a --text."
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ def evaluate(
 ) -> Evaluation:
     """Score the model `name` on `text`, by default on what its calibration left unread of the text its history names.
 
+    Where it names none, on the part of the dense model's own writing that judged the compression.
+
     The dense model is the one its history names, or `dense`; a model without a history is scored alone. Tasks that
     run code which the model writes need `run_code` and are run in a confined process; `task_folder` holds tasks beside
     those of the harness.
@@ -67,18 +75,16 @@ def evaluate(
     cache = Path(work or default_work())
     opened = open_model(name, cache)
     history = plugin.history_of(opened.model)
-    source = text or (history[-1]["settings"]["text"] if history else None)
-    if source is None:
-        raise TextError(f"There is no text to judge {name} by; give one with --text FILE.")
     original = open_original(opened, cache, dense)
-    windows = windows_of(opened, data.read(source), source, window)
-    length = windows.ids.shape[1]
-    framed = sum(len(part) for part in data.frame(opened.tokenizer))
-    skipped = 0 if text else -(-_seen(history, windows, framed) // (length - framed))
-    if skipped >= len(windows.ids):
-        raise TextError(f"Calibration read {source} to its end; give another text with --text FILE.")
-    last = skipped + max(1, tokens // length) if tokens else None
-    windows = replace(windows, ids=windows.ids[skipped:last])
+    source = text or (history[-1]["settings"]["text"] if history else None)
+    if source is not None:
+        windows = _unread(opened, source, [] if text else history, tokens, window)
+        notes = shortened(window, windows)
+    elif history and original is not None:
+        windows = windows_for(original, recorded(history[0]), None, Workspace(cache), progress)[1]
+        notes = (OWN,)
+    else:
+        raise TextError(f"There is no text to judge {name} by; give one with --text FILE.")
     reference = original or opened
     score = fidelity.compare(recalled(reference, Workspace(cache)), [opened.model], windows, progress=progress)[0]
     models = {"dense": original.model, "compressed": opened.model} if original else {"model": opened.model}
@@ -88,11 +94,23 @@ def evaluate(
         score=score,
         samples=samples(models, opened.tokenizer, windows.ids[0]),
         tasks=asked.run(opened, cache) if asked else {},
-        notes=shortened(window, windows),
+        notes=notes,
     )
     if out is not None:
         write_json(out, found.to_json())
     return found
+
+
+def _unread(opened: Opened, source: str, history: list[dict[str, Any]], tokens: int, window: int) -> Windows:
+    """About `tokens` tokens of the text `source` (all for 0), behind what the steps of `history` have read of it."""
+    windows = windows_of(opened, data.read(source), source, window)
+    length = windows.ids.shape[1]
+    framed = sum(len(part) for part in data.frame(opened.tokenizer))
+    skipped = -(-_seen(history, windows, framed) // (length - framed)) if history else 0
+    if skipped >= len(windows.ids):
+        raise TextError(f"Calibration read {source} to its end; give another text with --text FILE.")
+    last = skipped + max(1, tokens // length) if tokens else None
+    return replace(windows, ids=windows.ids[skipped:last])
 
 
 def _seen(history: list[dict[str, Any]], windows: Windows, framed: int) -> int:

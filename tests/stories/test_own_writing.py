@@ -153,7 +153,17 @@ def test_a_model_without_a_tokenizer_cannot_read_a_text(refused, copied, tiny, t
     assert "tokenizer" in refused(*words, *FEW, "--test", tiny[1], early=True)
 
 
-def test_evaluate_asks_for_a_text_where_there_was_none(run, refused, model_folder, tmp_path):
+def test_evaluate_judges_by_the_writing_that_judged_the_compression(run, model_folder, tmp_path):
     out, work = tmp_path / "out", tmp_path / "work"
     assert run("compress", model_folder("llama"), "--keep", 0.6, *FEW, "--out", out, "--work", work).code == 0
-    assert "--text FILE" in refused("evaluate", out, "--window", 32, early=True)
+    told = run("evaluate", out, "--work", work, "--json")
+    assert told.code == 0, told.err
+    found, before = json.loads(told.out)["score"], json.loads((out / "report.json").read_text())["score"]
+    assert found["protocol"] == before["protocol"]
+    assert found["nats"] == pytest.approx(before["nats"], rel=1e-6)
+    assert found["divergence"] == pytest.approx(before["divergence"], rel=1e-4)
+    assert "own writing that judged the compression" in run("evaluate", out, "--work", work).out
+
+
+def test_evaluate_asks_for_a_text_where_none_is_known(refused, model_folder):
+    assert "--text FILE" in refused("evaluate", model_folder("llama"), "--window", 32, early=True)
