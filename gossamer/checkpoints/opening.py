@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import psutil
 import torch
 import transformers
-from safetensors import SafetensorError
+from gguf import GGUFReader
+from safetensors import SafetensorError, safe_open
 
 from gossamer.checkpoints.plugin import history_of
 from gossamer.checkpoints.saving import whole
@@ -26,6 +28,8 @@ PACKAGED = {
 
 PASSING = {"_name_or_path", "transformers_version", "dtype", "architectures", "use_cache"}
 """Entries of a config that do not change what a model computes."""
+CONVERTED = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Formats of stored weights that are converted to the one asked for, and their bytes; others stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def open_model(name: str, cache: Path, dtype: str = "auto") -> Opened:
     if path is not None and path.suffix == ".gguf":
         path = _dequantized(path, cache)
     source = str(path) if path is not None else name
-    _fits(source)
+    _fits(source, dtype)
     model = _load(source, name, dtype)
     for key, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -118,10 +122,13 @@ def _dequantized(file: Path, cache: Path) -> Path:
     if folder.is_dir():
         return folder
     try:
+        _refuse_too_large(str(file), sum(int(tensor.n_elements) for tensor in GGUFReader(file).tensors) * 4)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(file.parent), gguf_file=file.name, dtype=torch.float32
         )
+    except ResourceError:
+        raise
     except Exception as error:  # the reader fails in many ways on a damaged file, none of them its caller's concern
         raise ModelError(f"{file} cannot be read as a GGUF model: {_first_line(error)}") from error
     del model.config.quantization_config
@@ -172,16 +179,32 @@ def _tokenizer(source: str) -> Any:
         return None
 
 
-def _fits(source: str) -> None:
-    """Refuse a model whose files alone exceed the free memory, before reading them."""
-    folder = Path(source)
-    if not os.path.isdir(folder):
-        return
-    files = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+def _fits(source: str, dtype: str) -> None:
+    """Refuse a folder whose weights alone exceed the free memory, before reading them."""
+    if os.path.isdir(source):
+        _refuse_too_large(source, sum(_size_opened(file, dtype) for file in Path(source).glob("*.safetensors")))
+
+
+def _size_opened(file: Path, dtype: str) -> int:
+    """The bytes of a file's weights once they are opened in `dtype`, from the head of the file."""
+    size = file.stat().st_size
+    if dtype == "auto":
+        return size
+    width = getattr(torch, dtype).itemsize
+    try:
+        with safe_open(file, "pt") as tensors:
+            heads = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118
+            known = [(math.prod(head.get_shape()), CONVERTED.get(head.get_dtype(), width)) for head in heads]
+    except (OSError, SafetensorError):  # loading says what is wrong with it
+        return size
+    return int(size + sum(count * (width - stored) for count, stored in known))
+
+
+def _refuse_too_large(source: str, needed: int) -> None:
     free = psutil.virtual_memory().available
-    if files > free:
+    if needed > free:
         raise ResourceError(
-            f"{source} needs {files / 1e9:.1f} GB for its weights alone and {free / 1e9:.1f} GB of memory are free; "
+            f"{source} needs {needed / 1e9:.1f} GB for its weights alone and {free / 1e9:.1f} GB of memory are free; "
             "use a machine with more memory."
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import platformdirs
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer import data, sites
 from gossamer.checkpoints.opening import Opened
@@ -124,20 +124,10 @@ def windows_for(
 
 
 def _own_writing(opened: Opened, settings: Settings, length: int, workspace: Workspace, progress: Progress) -> Windows:
-    count = max(1, -(-settings.tokens // length)) + HELD_OUT
-    dtype = passes_dtype(opened.model)
-    identity = {
-        "format": FORMAT,
-        "model": opened.digest,
-        "length": length,
-        "seed": settings.seed,
-        "passes": str(dtype),
-    }
-    path = workspace.folder("writing", identity) / "ids.safetensors"
-    done = read_tensors(path)[0]["ids"] if path.exists() else None
+    path, done, count = _kept_writing(opened, settings, length, workspace)
     if done is None or len(done) < count:
         done = data.generate(
-            frozen_twin(opened.model, dtype),
+            frozen_twin(opened.model, passes_dtype(opened.model)),
             count,
             length,
             seed=settings.seed,
@@ -148,9 +138,39 @@ def _own_writing(opened: Opened, settings: Settings, length: int, workspace: Wor
     return data.from_ids(done[:count], f"{opened.name}'s own writing, seed {settings.seed}")
 
 
+def _kept_writing(
+    opened: Opened, settings: Settings, length: int, workspace: Workspace
+) -> tuple[Path, Tensor | None, int]:
+    """(where the model's own writing is kept, the sequences that are there, how many it takes)."""
+    identity = {
+        "format": FORMAT,
+        "model": opened.digest,
+        "length": length,
+        "seed": settings.seed,
+        "passes": str(passes_dtype(opened.model)),
+    }
+    path = workspace.folder("writing", identity) / "ids.safetensors"
+    done = read_tensors(path)[0]["ids"] if path.exists() else None
+    return path, done, max(1, -(-settings.tokens // length)) + HELD_OUT
+
+
 def recalled(opened: Opened, workspace: Workspace) -> Recalled:
     """The model, which need not work out again what it said on windows that judged before."""
     return Recalled(opened.model, workspace.folder("outputs", {"format": FORMAT, "model": opened.digest}))
+
+
+def refuse_before_writing(
+    opened: Opened, found: Sequence[Site], settings: Settings, needs: Sequence[str], workspace: Workspace
+) -> None:
+    """Raise `ResourceError` for what `measure` would refuse only after the model wrote its text, which takes minutes.
+
+    Where that is written `measure` comes at once, and knows which statistics are there already.
+    """
+    if settings.text is not None:
+        return
+    _, done, count = _kept_writing(opened, settings, longest_window(opened.model, settings.window), workspace)
+    if done is None or len(done) < count:
+        _enough_memory(opened, found, needs)
 
 
 def measure(
@@ -186,7 +206,7 @@ def measure(
     if needs:
         # A pass gathers what no earlier one did, in a folder of its own that a resumed run finds again.
         folder = whole / "+".join(needs)
-        _enough_memory(opened, found, needs, dtype)
+        _enough_memory(opened, found, needs)
         twin = frozen_twin(opened.model, dtype)
 
         def keep(sums: Sums) -> None:
@@ -218,11 +238,11 @@ def _partial_sums(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("sums-")))
 
 
-def _enough_memory(opened: Opened, found: Sequence[Site], needs: Sequence[str], dtype: torch.dtype) -> None:
+def _enough_memory(opened: Opened, found: Sequence[Site], needs: Sequence[str]) -> None:
     """Refuse a measurement that does not fit into memory, with the estimate."""
     shapes = Sums.zero(found, needs, torch.device("meta"))
     sums = sum(t.numel() * 4 for owners in shapes.totals.values() for t in owners.values())
-    twin = sum(p.numel() for p in opened.model.parameters()) * dtype.itemsize
+    twin = sum(p.numel() for p in opened.model.parameters()) * passes_dtype(opened.model).itemsize
     needed, free = sums + twin + 500_000_000, psutil.virtual_memory().available
     if needed > free:
         raise ResourceError(

@@ -24,6 +24,7 @@ from gossamer.recipes.measuring import (
     find_sites,
     measure,
     recalled,
+    refuse_before_writing,
     scarce,
     shortened,
     windows_for,
@@ -157,10 +158,11 @@ def price_model(
     all_fit(found, settings.structures)
     if check:
         check(opened, found, groups)
+    needs = tuple(dict.fromkeys((*metric.needs, *also)))
+    refuse_before_writing(opened, measured, settings, needs, workspace)
     clock.lap("open")
     calibration, held_out, fresh = windows_for(opened, settings, text, workspace, progress)
     clock.lap("text")
-    needs = tuple(dict.fromkeys((*metric.needs, *also)))
     give_back()
     sums, identity = measure(opened, measured, calibration, settings, needs, workspace, progress)
     places = tuple(place for _, group in groups for place in group.places if place not in found)

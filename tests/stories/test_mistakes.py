@@ -8,6 +8,8 @@ import shutil
 import sys
 from types import SimpleNamespace
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +19,7 @@ from gossamer.checkpoints import store
 from gossamer.errors import BudgetError
 
 LAYER = "model.layers.0.mlp.up_proj.weight"
+OWN = ("--tokens", 256, "--window", 32)
 
 
 def contents(folder):
@@ -387,14 +390,58 @@ def test_a_working_folder_with_a_name_that_no_folder_can_have(refused, model_fol
 # ── the machine ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture
+def left(monkeypatch):
+    """A function: from now on so many bytes of memory are free."""
+
+    def bytes_free(free):
+        monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free, total=10**9))
+
+    return bytes_free
+
+
 @pytest.mark.parametrize(
     ("free", "words"), [(1000, "for its weights alone"), (10**8, "Measuring .* needs about 0.5 GB")]
 )
-def test_too_little_memory(free, words, fails, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free, total=10**9))
-    said = fails(model_folder("llama"), work=tmp_path / "work")
+@pytest.mark.parametrize("text", ["a file", "its own"])
+def test_too_little_memory(text, free, words, fails, model_folder, tiny, left):
+    """Also for a model that would first write its text: it is refused before."""
+    left(free)
+    said = fails(model_folder("llama"), text=tiny if text == "a file" else OWN)
     assert re.search(words, said), said
     assert "memory" in said
+
+
+def test_statistics_that_are_there_need_no_memory(run, model_folder, left, tmp_path):
+    words = ("plan", model_folder("llama"), "--keep", 0.5, *OWN, "--work", tmp_path / "work")
+    assert run(*words, "--out", tmp_path / "first.json").code == 0
+    left(10**8)
+    again = run(*words, "--structures", "low_rank", "--out", tmp_path / "second.json")  # prices anew, measures nothing
+    assert again.code == 0, again.err
+    assert "price:" in again.err and "measure:" not in again.err
+
+
+def test_a_number_format_too_wide_for_memory(fails, copied, left):
+    """Weights in bfloat16 take twice the size of their file in float32."""
+    folder = copied("llama")
+    weights(lambda tensors: tensors.update({name: t.bfloat16() for name, t in tensors.items()}))(folder)
+    left(int(1.5 * (folder / "model.safetensors").stat().st_size))
+    assert "for its weights alone" in fails(folder, "--dtype", "float32")
+    assert "Measuring" in fails(folder, "--dtype", "bfloat16")
+
+
+def test_a_quantized_file_too_large_for_memory(fails, left, tmp_path):
+    """It is refused from its head, before it is dequantized: 4 bits become 32."""
+    writer = gguf.GGUFWriter(tmp_path / "large.gguf", "llama")
+    kind = gguf.GGMLQuantizationType.Q4_0
+    numbers = gguf.quantize(np.ones((512, 512), dtype=np.float32), kind)
+    writer.add_tensor("token_embd.weight", numbers, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    left(512 * 512 * 4 - 1)
+    assert re.search(r"large\.gguf needs .* for its weights alone", fails(tmp_path / "large.gguf"))
 
 
 @pytest.mark.parametrize(
