@@ -43,7 +43,7 @@ class WhitenedSVD(Solver):
         energy, vectors = torch.linalg.eigh(inner)
         energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
         basis = vectors if root is None else torch.linalg.solve_triangular(root.T, vectors, upper=True)
-        return {"energy": energy, "basis": basis.float()}
+        return {"energy": energy, "basis": basis}
 
     def prices(self, prepared: Mapping[str, Tensor], sizes: Sequence[int]) -> list[float]:
         energy = prepared["energy"].double()
