@@ -81,8 +81,7 @@ def evaluate(
         windows = _unread(opened, source, [] if text else history, tokens, window)
         notes = shortened(window, windows)
     elif history and original is not None:
-        windows = windows_for(original, recorded(history[0]), None, Workspace(cache), progress)[1]
-        notes = (OWN,)
+        windows, notes = _own_writing(original, history[0], Workspace(cache), progress), (OWN,)
     else:
         raise TextError(f"There is no text to judge {name} by; give one with --text FILE.")
     reference = original or opened
@@ -99,6 +98,20 @@ def evaluate(
     if out is not None:
         write_json(out, found.to_json())
     return found
+
+
+def _own_writing(original: Opened, step: dict[str, Any], workspace: Workspace, progress: Progress) -> Windows:
+    """What judged the compression `step` of the dense model's own writing, written again where it is not kept.
+
+    Raises `TextError` where that comes out otherwise: another processor may draw other tokens.
+    """
+    windows = windows_for(original, recorded(step), None, workspace, progress)[1]
+    if windows.text_sha256 != step["calibration"]["text_sha256"]:
+        raise TextError(
+            f"{original.name} does not write here what it wrote when it was compressed, so what judged then is not "
+            "known; give a text with --text FILE."
+        )
+    return windows
 
 
 def _unread(opened: Opened, source: str, history: list[dict[str, Any]], tokens: int, window: int) -> Windows:

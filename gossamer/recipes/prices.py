@@ -20,7 +20,7 @@ from gossamer.recipes.menus import Narrowings, forms_for, menu
 from gossamer.statistics import SumsFolder
 from gossamer.vocabulary import Curve, Option, Progress, Settings, Site
 
-PRICES_FORMAT = 11
+PRICES_FORMAT = 12
 """Of prices and of what solvers prepare, in the working folder; a change here prices anew what was measured."""
 
 Row = dict[str, list[float]]

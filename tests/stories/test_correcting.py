@@ -1,5 +1,7 @@
 """A plan is corrected by what its errors cost on fresh text, and only where the correction wins on held-out text."""
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -106,7 +108,15 @@ def test_plans_without_prices_that_fit_the_text_are_left_alone(method, unit, mod
 
 
 def test_the_report_says_what_correcting_made_of_the_plan(run, model_folder, tiny, work, tmp_path):
-    words = ("--method", "quantized", "--bits", 4, *tiny, "--work", work, "--out", tmp_path / "out")
-    told = run("compress", model_folder("llama"), *words)
+    out = tmp_path / "out"
+    told = run(
+        "compress", model_folder("llama"), "--structures", "sparse", "--keep", 0.6, *tiny, "--work", work, "--out", out
+    )
     assert told.code == 0, told.err
-    assert "correct " in told.out  # its seconds
+    assert "note: Prices corrected on" in told.out
+    report, plan = (json.loads((out / f"{name}.json").read_text()) for name in ("report", "plan"))
+    (note,) = (note for note in report["notes"] if note.startswith("Prices corrected on"))
+    second, first = re.search("promise (.*) instead of (.*); on", note).groups()
+    kept = second if "so they were taken" in note else first
+    assert f"{report['predicted']:.3g}" == f"{plan['predicted']:.3g}" == kept
+    assert second != first

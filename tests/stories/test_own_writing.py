@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from gossamer import Budget, Settings, plan
+from gossamer.checkpoints.store import write_tensors
 
 HALF = Budget(unit="params", amount=0.5)
 FEW = ("--tokens", 512, "--window", 32)
@@ -163,6 +164,14 @@ def test_evaluate_judges_by_the_writing_that_judged_the_compression(run, model_f
     assert found["nats"] == pytest.approx(before["nats"], rel=1e-6)
     assert found["divergence"] == pytest.approx(before["divergence"], rel=1e-4)
     assert "own writing that judged the compression" in run("evaluate", out, "--work", work).out
+
+
+def test_writing_that_comes_out_otherwise_is_not_taken_for_what_judged(run, refused, model_folder, tmp_path):
+    out, work = tmp_path / "out", tmp_path / "work"
+    assert run("compress", model_folder("llama"), "--keep", 0.6, *FEW, "--out", out, "--work", work).code == 0
+    (path,) = work.glob("writing-*/ids.safetensors")
+    write_tensors(path, {"ids": ids_in(work).flip(0)}, {})
+    assert "does not write here what it wrote" in refused("evaluate", out, "--work", work)
 
 
 def test_evaluate_asks_for_a_text_where_none_is_known(refused, model_folder):
